@@ -1,0 +1,328 @@
+"""Weights: where they are, whether they are whole, and how other people's files become ours.
+
+A set of weights is one ``<name>.safetensors`` (the only copy of the numbers) and beside it the
+graphs that point into it: ``<name>.onnx``, and ``<name>.x2.onnx`` for the second scale of a method
+that has one. torch is imported only by the functions that return tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import WeightsError
+from .methods import METHODS, Method
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library sets itself
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a safetensors file; ``offset`` counts from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A verified set of weights on disk."""
+
+    name: str  # the shipped set's name, or the path that was given
+    path: Path
+    digest: str  # SHA-256 of the safetensors file, in hexadecimal
+    options: Mapping[str, Any]  # what the network is built with
+    tensors: Mapping[str, Entry]
+
+    def graph(self, method: Method, scale: int) -> Path:
+        """Where the exported graph of that scale lies; it may not be there."""
+        return graph_path(self.path, method, scale)
+
+
+def graph_path(path: Path, method: Method, scale: int) -> Path:
+    """``name.onnx`` for the method's first scale, ``name.x2.onnx`` and so on for others."""
+    return path.with_suffix(".onnx" if scale == method.scales[0] else f".x{scale}.onnx")
+
+
+def folders() -> list[Path]:
+    """Where shipped weights are looked for, in order.
+
+    ``LLENHANCE_WEIGHTS``; the package (a wheel); the checkout that the package lies in, which is
+    recognised by its setup.cfg, since another's site-packages may well have a folder "weights".
+    """
+    here = Path(__file__).resolve().parent
+    found = [here / "weights"]
+    if (here.parent / "setup.cfg").is_file():
+        found.append(here.parent / "weights")
+    chosen = os.environ.get("LLENHANCE_WEIGHTS")
+    return [Path(chosen), *found] if chosen else found
+
+
+def sets(method: Method) -> list[str]:
+    """The names of the shipped sets of a method, "general" first."""
+    names: list[str] = []
+    for folder in folders():
+        for path in sorted(folder.glob(f"{method.name}*.safetensors")):
+            name = path.stem.removeprefix(method.name).removeprefix("-") or "general"
+            if name not in names:
+                names.append(name)
+    return sorted(names, key=lambda name: (name != "general", name))
+
+
+def find(method: Method, weights: str | Path | None = None) -> Weights:
+    """The weights to use: a shipped set by name (default "general") or a file by path.
+
+    Anything with a slash or the suffix .safetensors is a path. Raises WeightsError when there is
+    none, when it does not match the SHA256SUMS beside it, or when it is of another method.
+    """
+    given = "general" if weights is None else str(weights)
+    if "/" in given or os.sep in given or given.endswith(".safetensors"):
+        path = Path(given)
+        if not path.is_file():
+            raise WeightsError(f"{path}: no such file of weights")
+        return _open(method, path, given)
+    stem = method.name if given == "general" else f"{method.name}-{given}"
+    for folder in folders():
+        path = folder / f"{stem}.safetensors"
+        if path.is_file():
+            return _open(method, path, given)
+    known = ", ".join(sets(method)) or "none"
+    raise WeightsError(
+        f"no weights {given!r} for {method.name} (there are: {known}); a file is named by its path"
+    )
+
+
+def _open(method: Method, path: Path, name: str) -> Weights:
+    digest = checksum(path)
+    sums = path.parent / "SHA256SUMS"
+    expected = checksums(sums).get(path.name) if sums.is_file() else None
+    if expected is not None and expected != digest:
+        raise WeightsError(f"{path}: its SHA-256 is {digest}, {sums.name} says {expected}")
+    metadata, tensors = read_header(path)
+    owner = metadata.get("method")
+    if owner != method.name:
+        found = owner if owner in METHODS else "no method of this program"
+        raise WeightsError(f"{path}: weights for {method.name} expected, found {found}")
+    return Weights(name, path, digest, json.loads(metadata.get("options", "{}")), tensors)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(path: Path) -> dict[str, str]:
+    """File name -> SHA-256 from a file in the format of ``sha256sum``."""
+    rows = (line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip())
+    return {name.strip().lstrip("*"): digest for digest, name in rows}
+
+
+def read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
+    """(metadata, tensors) of a safetensors file; raises WeightsError when it is none.
+
+    The format: 8 bytes of little-endian length, a JSON header, then the raw tensors.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(MAX_HEADER, path.stat().st_size):
+                raise ValueError("no header")
+            header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        base = 8 + length
+        tensors = {
+            name: Entry(
+                row["dtype"],
+                tuple(row["shape"]),
+                base + row["data_offsets"][0],
+                row["data_offsets"][1] - row["data_offsets"][0],
+            )
+            for name, row in header.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path}: not a safetensors file ({error})") from None
+    if any(t.offset + t.length > path.stat().st_size for t in tensors.values()):
+        raise WeightsError(f"{path}: cut short")
+    return metadata, tensors
+
+
+# --- with torch -----------------------------------------------------------------------------------
+
+
+def build(method: Method, weights: Weights) -> nn.Module:
+    """The method's network with these weights in fp32, in eval mode on the CPU."""
+    from safetensors.torch import load_file
+
+    network = method.build(**weights.options)
+    fill(network, {k: v.float() for k, v in load_file(weights.path).items()}, str(weights.path))
+    return network.eval()
+
+
+def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state dict that must fit exactly; raises WeightsError naming what does not.
+
+    Batch normalisation's step counters are of no use after training and may be missing.
+    """
+    expected = {k: tuple(v.shape) for k, v in network.state_dict().items() if v.is_floating_point()}
+    found = {k: tuple(v.shape) for k, v in state.items()}
+    wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+    if wrong:
+        first = wrong[0]
+        raise WeightsError(
+            f"{source}: {len(wrong)} of {len(expected)} tensors do not fit"
+            f" {type(network).__name__}; {first}: expected {expected.get(first, 'none')},"
+            f" found {found.get(first, 'none')}"
+        )
+    network.load_state_dict(dict(state), strict=False)
+
+
+def save(
+    path: Path,
+    method: Method,
+    state: Mapping[str, Tensor],
+    options: Mapping[str, Any],
+    *,
+    half: bool = False,
+) -> None:
+    """Write ``path`` (.safetensors), whole or not at all.
+
+    ``half`` stores kernels as fp16 (vectors stay fp32); they are cast back when they are loaded.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for name, value in state.items():
+        if value.is_floating_point():
+            dtype = torch.float16 if half and value.ndim > 1 else torch.float32
+            tensors[name] = value.detach().to("cpu", dtype).contiguous()
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, temporary, {"method": method.name, "options": json.dumps(dict(options))})
+    temporary.chmod(0o644)  # the library makes it readable by its owner only
+    os.replace(temporary, path)
+
+
+# --- the authors' own files -----------------------------------------------------------------------
+
+# Their key layouts, as (pattern, replacement), applied in order. What no row of a method matches is
+# refused; an empty replacement drops a tensor that inference does not need.
+_DLN = (
+    (r"^feat1\.", r"head.0."),
+    (r"^feat2\.", r"head.1."),
+    (r"^feature\.", r"merge."),
+    (r"^out\.", r"tail."),
+    (r"^feat_out_1\.", r"blocks.0."),
+    (r"^feat_out_2\.", r"blocks.1."),
+    (r"^feat_out_3\.", r"blocks.2."),
+    (r"\.fusion\.fc\.0\.", r".aggregate.squeeze."),
+    (r"\.fusion\.fc\.2\.", r".aggregate.expand."),
+    (r"\.fusion\.outlayer\.", r".aggregate.fuse."),
+    (r"\.conv1_1\.", r".lighten."),
+    (r"\.conv2\.", r".darken."),
+    (r"\.conv3\.", r".relighten."),
+    (r"\.local_weight1_1\.", r".residual."),
+    (r"\.local_weight2_1\.", r".skip."),
+    (r"\.conv_Encoder\.", r".code."),
+    (r"\.conv_Offset\.", r".offset."),
+    (r"\.conv_Decoder\.", r".decode."),
+)
+
+
+def _enlightengan_rows() -> tuple[tuple[str, str], ...]:
+    rows = [(r"\.num_batches_tracked$", ""), (r"^conv10\.", "tail.")]
+    for kind, index in (("conv", 0), ("bn", 2)):
+        for n in range(1, 10):
+            side = f"downs.{n - 1}" if n <= 5 else f"ups.{n - 6}"
+            rows += [(rf"^{kind}{n}_1\.", f"{side}.first.{index}.")]
+            rows += [(rf"^{kind}{n}_2\.", f"{side}.second.{index}.")]
+    rows += [(rf"^deconv{n}\.", f"ups.{n - 5}.reduce.") for n in range(5, 9)]
+    return tuple(rows)
+
+
+_SCI = (
+    (r"^calibrate\..*", ""),  # training only
+    (r"^enhance\.blocks\..*", ""),  # the same tensors as enhance.conv under a second name
+    (r".*\.num_batches_tracked$", ""),
+    (r"^enhance\.in_conv\.0\.", "in_conv."),
+    (r"^enhance\.conv\.0\.", "conv."),
+    (r"^enhance\.conv\.1\.", "norm."),
+    (r"^enhance\.out_conv\.0\.", "out_conv."),
+)
+
+IMPORTABLE = ("dln", "enlightengan", "lightweight")
+
+
+def rename(state: Mapping[str, Tensor], rows: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+    """Keys of a DataParallel or plain state dict, rewritten row by row."""
+    renamed = {}
+    for key, value in state.items():
+        new = key.removeprefix("module.")
+        for pattern, replacement in rows:
+            if replacement == "" and re.search(pattern, new):
+                new = ""
+                break
+            new = re.sub(pattern, replacement, new)
+        if new:
+            renamed[new] = value
+    return renamed
+
+
+def import_authors(method: Method, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(state dict of our network, its options) from the authors' published checkpoint.
+
+    dln: the .pth of WangLiwen1994/DLN; enlightengan: 200_net_G_A.pth; lightweight: a .pt of SCI,
+    with which our network computes exactly what SCI's does. Pickles are read with
+    ``weights_only=True``. Raises WeightsError when the file is not that.
+    """
+    import torch
+
+    if method.name not in IMPORTABLE:
+        raise WeightsError(
+            f"no published weights are known for {method.name}; only for {', '.join(IMPORTABLE)}"
+        )
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"{file}: {error.strerror or error}") from None
+    except Exception:  # the unpickler raises many kinds; each means that this is no state dict
+        raise WeightsError(f"{file}: not a checkpoint that is safe to read") from None
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise WeightsError(
+            f"{file}: a state dict of tensors expected, found {type(state).__name__}"
+        )
+
+    options: dict[str, Any] = {}
+    if method.name == "dln":
+        state = rename(state, _DLN)
+    elif method.name == "enlightengan":
+        state = rename(state, _enlightengan_rows())
+        # These were trained where bilinear enlargement meant align_corners=True.
+        options = {"align_corners": True}
+    else:
+        state = _widen_sci(rename(state, _SCI), method)
+    fill(method.build(**options), state, str(file))
+    return state, options
+
+
+def _widen_sci(state: dict[str, Tensor], method: Method) -> dict[str, Tensor]:
+    """SCI's network inside ours: its kernels see V only, the 16 extractor channels weigh zero."""
+    ours = {k: v.clone() for k, v in method.build().state_dict().items() if v.is_floating_point()}
+    kernel = state.get("in_conv.weight")
+    if kernel is not None and tuple(kernel.shape) == (3, 3, 3, 3):
+        wide = ours["in_conv.weight"].zero_()
+        wide[:, -3:] = kernel
+        state = state | {"in_conv.weight": wide}
+    branches = {k: v for k, v in ours.items() if k.startswith("branches.")}
+    return branches | state

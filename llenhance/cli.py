@@ -1,0 +1,444 @@
+"""The command line: parse, plan, load, run, exit. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from .errors import LLEnhanceError, Refusal
+from .methods import DEFAULT, METHODS
+from .train.command import train
+from .version import __version__
+
+if TYPE_CHECKING:
+    from .enhancer import Enhancer
+    from .plan import Job, Plan
+    from .report import Report
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# The same numbers as report.ExitStatus, which is not imported here: rich would slow --help down.
+FAILED, REFUSED, HANGUP, INTERRUPTED, TERMINATED = 1, 2, 129, 130, 143
+
+
+class EnhanceByDefault(click.Group):
+    """A group whose first word may be left out: then it is ``enhance``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
+            args = ["enhance", *args]
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        found = super().shell_complete(ctx, incomplete)
+        enhance = self.commands["enhance"]
+        with enhance.make_context("enhance", [], parent=ctx, resilient_parsing=True) as inner:
+            return found + enhance.shell_complete(inner, incomplete)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # What people look for under --help is how to enhance; the other commands follow.
+        enhance = self.commands["enhance"]
+        with enhance.make_context("enhance", [], parent=ctx, resilient_parsing=True) as inner:
+            inner.info_name = None
+            formatter.write_usage(ctx.command_path, "[OPTIONS] INPUT...\n[COMMAND] ...")
+            enhance.format_help_text(inner, formatter)
+            enhance.format_options(inner, formatter)
+        self.format_commands(ctx, formatter)
+        self.format_epilog(ctx, formatter)
+
+
+def models_callback(_ctx: click.Context, _param: click.Parameter, value: str) -> list[str]:
+    """METHOD[,METHOD...] or all."""
+    names = list(METHODS) if value == "all" else [name.strip() for name in value.split(",")]
+    for name in names:
+        if name not in METHODS:
+            raise click.BadParameter(f"{name!r} is none of {', '.join(METHODS)} and all")
+    return list(dict.fromkeys(names))
+
+
+def complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
+    """Names after the last comma."""
+    before, comma, last = incomplete.rpartition(",")
+    return [before + comma + name for name in (*METHODS, "all") if name.startswith(last)]
+
+
+def engine_options(command: F) -> F:
+    """--engine, --device, --threads, --weights: where a network runs."""
+    for option in (
+        click.option(
+            "--engine",
+            type=click.Choice(["auto", "onnx", "torch"]),
+            default="auto",
+            show_default=True,
+            help="What runs the network; auto is onnx on a CPU and torch on a GPU.",
+        ),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            metavar="auto|cpu|cuda[:N]|mps",
+            help="Where it runs; a device that cannot be used is an error.",
+        ),
+        click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]"),
+        click.option(
+            "--weights", metavar="NAME|FILE", help="A shipped set, or a .safetensors file by path."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def control_options(command: F) -> F:
+    """One option for each control in the methods table."""
+    controls = {c.name: (c, m.name) for m in METHODS.values() for c in m.controls}
+    for control, method in controls.values():
+        command = click.option(
+            f"--{control.name}",
+            type=float,
+            help=f"{method}: {control.summary}, {control.low:g} to {control.high:g}."
+            f" [default: {control.default:g}]",
+        )(command)
+    return command
+
+
+@click.group(
+    cls=EnhanceByDefault,
+    context_settings={"help_option_names": ["--help"]},
+    epilog="Exit status: 0 all done, 1 something failed, 2 nothing was started, 130 interrupted."
+    " A file that is named like a command is written ./NAME.",
+)
+@click.version_option(__version__, prog_name="llenhance")
+def cli() -> None:
+    """Make dark pictures and videos visible."""
+
+
+@cli.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("-o", "--output", metavar="OUT", help="A file, a folder, or - for standard output.")
+@click.option(
+    "-m",
+    "--model",
+    "models",
+    default=DEFAULT,
+    show_default=True,
+    callback=models_callback,
+    shell_complete=complete_models,
+    metavar="METHOD[,METHOD...]|all",
+    help="; ".join(f"{m.name}: {m.summary}" for m in METHODS.values()) + ".",
+)
+@click.option("-r", "--recursive", is_flag=True, help="Go into the folders of a folder.")
+@click.option(
+    "--strength",
+    type=click.FloatRange(0, 1),
+    default=1.0,
+    show_default=True,
+    help="0 is the input, 1 is the method.",
+)
+@control_options
+@click.option("--scale", type=int, help="neid: 2 doubles the size. [default: 1]")
+@engine_options
+@click.option(
+    "--on-exists",
+    type=click.Choice(["error", "skip", "overwrite", "rename"]),
+    default="error",
+    show_default=True,
+    help="What to do when an output is already there.",
+)
+@click.option(
+    "--name-template",
+    default="{stem}_{model}{ext}",
+    show_default=True,
+    help="Names of outputs beside their input, or of several methods.",
+)
+@click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP and AVIF outputs.")
+@click.option("--compare", metavar="FILE", help="Also a labelled picture of input and outputs.")
+@click.option("--reference", metavar="FILE", help="With --compare: a last tile.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, as a table.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a file on stdout.")
+@click.option("-q", "--quiet", is_flag=True, help="Only errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Also what was chosen and why.")
+def enhance(
+    inputs: tuple[str, ...],
+    output: str | None,
+    models: list[str],
+    recursive: bool,
+    strength: float,
+    scale: int | None,
+    engine: str,
+    device: str,
+    threads: int | None,
+    weights: str | None,
+    on_exists: str,
+    name_template: str,
+    quality: int | None,
+    compare: str | None,
+    reference: str | None,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **controls: float | None,
+) -> None:
+    """Make dark pictures and videos visible.
+
+    INPUT is a picture, a video, a folder, or - for a picture on standard input. Without -o,
+    photo.jpg becomes photo_dln.jpg beside it, and dir/ becomes dir_dln/.
+    """
+    given = {name: value for name, value in controls.items() if value is not None}
+    _check_controls(models, given, scale)
+    if as_json and (output == "-" or (output is None and "-" in inputs)):
+        raise Refusal("--json and a picture cannot share standard output")
+
+    from .plan import plan
+
+    planned = plan(
+        inputs,
+        output,
+        models=models,
+        recursive=recursive,
+        template=name_template,
+        on_exists=on_exists,
+    )
+    _check_compare(planned, inputs, compare, reference, on_exists)
+    if any(job.target is None for job in planned.jobs) and sys.stdout.isatty():
+        raise Refusal("a picture is not printed on a terminal: give -o FILE, or a pipe")
+    if dry_run:
+        _print_plan(planned, as_json)
+        raise click.exceptions.Exit(FAILED if planned.failures else 0)
+
+    from .jobs import Settings, run
+    from .report import Report
+
+    report = Report(-1 if quiet else int(verbose), as_json)
+    enhancers = _load(planned, report, models, device, engine, weights, threads)
+    for source, reason in planned.failures:
+        report.failed(source, reason)
+    settings = Settings(strength, scale, given, quality, on_exists == "overwrite")
+    run(planned.jobs, enhancers, report, settings)
+    if compare is not None and not report.failures:
+        _write_sheet(planned.jobs, Path(compare), reference, on_exists == "overwrite")
+    report.summary()
+    raise click.exceptions.Exit(report.exit_status)
+
+
+def _check_controls(models: Sequence[str], controls: dict[str, float], scale: int | None) -> None:
+    """Every control must be one that some chosen method has, with a value that it takes."""
+    from .enhancer import check, lacking
+
+    for name, value in controls.items():
+        having = [m for m in models if name in {c.name for c in METHODS[m].controls}]
+        if not having:
+            raise Refusal(lacking(name, *models))
+        for model in having:
+            check(METHODS[model], 1.0, None, False, {name: value})
+    if scale is not None and not any(scale in METHODS[model].scales for model in models):
+        check(METHODS[models[0]], 1.0, scale, False, {})
+
+
+def _check_compare(
+    planned: Plan,
+    inputs: Sequence[str],
+    compare: str | None,
+    reference: str | None,
+    on_exists: str,
+) -> None:
+    if reference is not None and compare is None:
+        raise Refusal("--reference goes with --compare")
+    if compare is None:
+        return
+    if len(inputs) > 1 or any(
+        j.kind != "picture" or None in (j.source, j.target) for j in planned.jobs
+    ):
+        raise Refusal("--compare takes one picture, from a file to files")
+    if reference is not None and not Path(reference).is_file():
+        raise Refusal(f"{reference}: no such file")
+    if Path(compare).exists() and on_exists != "overwrite":
+        raise Refusal(f"{compare} exists (--on-exists overwrite)")
+
+
+def _print_plan(planned: Plan, as_json: bool) -> None:
+    import json
+
+    for job in planned.jobs:
+        status = "skip" if job.skip else "enhance"
+        if as_json:
+            row = {"status": status, "source": job.name, "target": job.target_name}
+            click.echo(json.dumps(row | {"kind": job.kind, "model": job.model}))
+        else:
+            click.echo(f"{status}\t{job.kind}\t{job.model}\t{job.name}\t{job.target_name}")
+    for source, reason in planned.failures:
+        if as_json:
+            click.echo(json.dumps({"status": "failed", "source": source, "error": reason}))
+        else:
+            click.echo(f"failed\t\t\t{source}\t{reason}")
+
+
+def _load(
+    planned: Plan,
+    report: Report,
+    models: Sequence[str],
+    device: str,
+    engine: str,
+    weights: str | None,
+    threads: int | None,
+) -> dict[str, Enhancer]:
+    """One enhancer for each method that has something to do."""
+    from .enhancer import load
+
+    needed = {job.model for job in planned.jobs if not job.skip}
+    enhancers = {}
+    for model in (model for model in models if model in needed):
+        enhancer = load(model, device=device, engine=engine, weights=weights, threads=threads)
+        report.say(
+            f"{model}: {enhancer.engine.name} on {enhancer.device} ({enhancer.note}),"
+            f" weights {enhancer.weights.name} {enhancer.weights.digest[:12]}"
+        )
+        if device == "auto" and enhancer.device != "cpu":
+            report.say(f"using {enhancer.device}", 0)
+        enhancers[model] = enhancer
+    return enhancers
+
+
+def _write_sheet(jobs: Sequence[Job], target: Path, reference: str | None, overwrite: bool) -> None:
+    from . import sheets
+    from .jobs import as_rgb8, read_picture
+    from .media import files, images
+    from .media.picture import Picture
+
+    paths = [("input", jobs[0].source), *((job.model, job.target) for job in jobs)]
+    if reference is not None:
+        paths.append(("reference", Path(reference)))
+    tiles = [(label, as_rgb8(read_picture(path))) for label, path in paths]
+    sheet = Picture([sheets.grid(tiles)], "png")
+    data = images.encode(sheet, images.format_of_suffix(target.suffix) or "png")
+    with files.publish(target, overwrite=overwrite) as temporary:
+        temporary.write_bytes(data)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def methods(as_json: bool) -> None:
+    """List the methods, their controls and their weights."""
+    from . import checkpoints
+
+    rows = [
+        {
+            "name": m.name,
+            "summary": m.summary,
+            "parameters": m.parameters,
+            "scales": list(m.scales),
+            "controls": [
+                {"name": c.name, "default": c.default, "low": c.low, "high": c.high}
+                for c in m.controls
+            ],
+            "weights": checkpoints.sets(m),
+            "paper": m.paper,
+            "licence": m.licence,
+        }
+        for m in METHODS.values()
+    ]
+    if as_json:
+        import json
+
+        click.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("method", "what it is", "parameters", "controls", "weights")
+    for m in METHODS.values():
+        controls = [f"--{c.name} {c.low:g}..{c.high:g}" for c in m.controls]
+        controls += [f"--scale {scale}" for scale in m.scales[1:]]
+        table.add_row(
+            m.name + (" (default)" if m.name == DEFAULT else ""),
+            m.summary,
+            f"{m.parameters:,}",
+            ", ".join(controls),
+            ", ".join(checkpoints.sets(m)),
+        )
+    Console().print(table)
+
+
+@cli.command()
+def doctor() -> None:
+    """Say which engines, devices and weights work on this machine."""
+    from .doctor import examine
+
+    raise click.exceptions.Exit(0 if examine() else FAILED)
+
+
+@cli.group()
+def weights() -> None:
+    """Bring in other people's weights; export graphs."""
+
+
+@weights.command("import")
+@click.argument("method", type=click.Choice(list(METHODS)))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT")
+def import_weights(method: str, file: Path, output: Path) -> None:
+    """Convert the authors' checkpoint FILE to OUT (.safetensors) with its graph beside it."""
+    from . import checkpoints, export
+
+    if output.suffix != ".safetensors":
+        raise Refusal(f"{output}: weights are written as .safetensors")
+    if output.exists():
+        raise Refusal(f"{output} exists")
+    row = METHODS[method]
+    state, options = checkpoints.import_authors(row, file)
+    checkpoints.save(output, row, state, options)
+    export.export(row, checkpoints.find(row, output.absolute()))
+    click.echo(f"{output}: {method} from {file}", err=True)
+
+
+@weights.command("export")
+@click.argument("method", type=click.Choice(list(METHODS)))
+@click.argument("file", type=click.Path(path_type=Path))
+def export_weights(method: str, file: Path) -> None:
+    """Write the ONNX graph(s) of the weights FILE (.safetensors) beside it."""
+    from . import checkpoints, export
+
+    row = METHODS[method]
+    for path in export.export(row, checkpoints.find(row, file.absolute())):
+        click.echo(f"{path}", err=True)
+
+
+cli.add_command(train)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Run the command and exit with its status."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
+            signal.signal(getattr(signal, name), _stop)
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.exceptions.Abort:
+        click.echo("llenhance: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(REFUSED)
+    except LLEnhanceError as error:
+        click.echo(f"llenhance: {' '.join(str(error).split())}", err=True)
+        sys.exit(REFUSED if isinstance(error, Refusal) else FAILED)
+    except BrokenPipeError:
+        # The reader has left: end quietly, and keep Python from flushing into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""``llenhance doctor``: which engines, devices and weights work here, tried and not guessed."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib import metadata
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from .engines import available_threads, cuda_devices
+from .enhancer import load
+from .errors import LLEnhanceError
+from .methods import METHODS
+from .version import __version__
+
+PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "opencv-python", "av", "numpy", "onnx")
+
+
+def examine() -> bool:
+    """Print two tables on stdout; True when every method runs on some engine."""
+    console = Console()
+    console.print(
+        f"llenhance {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        f"\nprocessor threads: {available_threads()}, NVIDIA GPUs: {cuda_devices()}",
+    )
+    versions = Table("package", "version")
+    for package in PACKAGES:
+        try:
+            versions.add_row(package, metadata.version(package))
+        except metadata.PackageNotFoundError:
+            versions.add_row(package, "-")
+    console.print(versions)
+
+    devices = ["cpu", *(f"cuda:{n}" for n in range(cuda_devices()))]
+    if sys.platform == "darwin":
+        devices.append("mps")
+    table = Table("method", "engine", "device", "weights", "works")
+    dark = np.full((32, 32, 3), 20, np.uint8)
+    working = set()
+    for name in METHODS:
+        for engine in ("onnx", "torch"):
+            for device in devices:
+                digest, verdict = "", "yes"
+                try:
+                    enhancer = load(name, engine=engine, device=device)
+                    digest = enhancer.weights.digest[:12]
+                    if enhancer.enhance(dark).shape != dark.shape:
+                        verdict = "no: wrong size"
+                    else:
+                        working.add(name)
+                except (LLEnhanceError, ImportError, OSError) as error:
+                    verdict = f"no: {error}"
+                table.add_row(name, engine, device, digest, verdict)
+    console.print(table)
+    return working == set(METHODS)

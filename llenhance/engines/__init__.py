@@ -1,0 +1,127 @@
+"""Engines run a network on packed pictures; which one runs where is decided here."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoints import Weights
+from ..errors import DeviceError
+from ..methods import Method
+
+KINDS = ("auto", "onnx", "torch")
+DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
+
+
+class Engine(Protocol):
+    """A network ready to run on one device."""
+
+    name: str  # "onnx" or "torch"
+    device: str  # "cpu", "cuda:0", "mps": what is really in use
+
+    def run(
+        self, batch: NDArray, scale: int, controls: Mapping[str, float], *, maps: bool = False
+    ) -> list[NDArray]:
+        """Enhance (N, H, W, 3) RGB of uint8, uint16 or float32 in [0, 1].
+
+        Height and width are multiples of the method's ``multiple_of``. Returns first the pictures,
+        (N, scale*H, scale*W, 3) of the same dtype, rounded and not truncated; then, with
+        ``maps``, the method's maps as float32 (N, H, W, 3).
+        """
+        ...
+
+
+def cuda_devices() -> int:
+    """How many NVIDIA GPUs the driver sees. Asks the driver itself, so it costs no torch import."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+def available_threads() -> int:
+    """``OMP_NUM_THREADS`` if it is set, else the cores given to this process."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def open_engine(
+    method: Method, weights: Weights, kind: str, device: str, threads: int | None = None
+) -> tuple[Engine, str]:
+    """(engine, why this one) for ``kind`` auto|onnx|torch on ``device`` auto|cpu|cuda[:N]|mps.
+
+    On a CPU, auto is ONNX Runtime, and torch is not imported. On a GPU it is torch, which brings
+    its own CUDA libraries. Raises DeviceError when what was asked for cannot be used; only
+    ``device="auto"`` may end up on the CPU, and the second value says so.
+    """
+    threads = threads or available_threads()
+    if device == "auto":
+        return _open_anywhere(method, weights, kind, threads)
+    _check_device_name(device)
+    if kind == "auto":
+        kind = "torch" if device != "cpu" or not _has_graph(method, weights) else "onnx"
+    return _open(method, weights, kind, device, threads), "as asked"
+
+
+def _open_anywhere(method: Method, weights: Weights, kind: str, threads: int) -> tuple[Engine, str]:
+    candidates = []
+    if cuda_devices():
+        candidates.append("cuda:0")
+    if sys.platform == "darwin" and platform.machine() == "arm64" and kind != "onnx":
+        candidates.append("mps")
+    reason = "no GPU found"
+    for device in candidates:
+        try:
+            chosen = "torch" if kind == "auto" else kind
+            return _open(method, weights, chosen, device, threads), "GPU found"
+        except DeviceError as error:
+            reason = str(error)
+    if kind == "auto":
+        kind = "onnx" if _has_graph(method, weights) else "torch"
+    return _open(method, weights, kind, "cpu", threads), reason
+
+
+def _has_graph(method: Method, weights: Weights) -> bool:
+    return all(weights.graph(method, scale).is_file() for scale in method.scales)
+
+
+def _check_device_name(device: str) -> None:
+    kind, colon, number = device.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (
+        colon and not (kind == "cuda" and number.isdecimal())
+    ):
+        raise DeviceError(f"no device {device!r}; there are auto, cpu, cuda, cuda:N and mps")
+    count = cuda_devices() if kind == "cuda" else 0
+    if kind == "cuda" and not count:
+        raise DeviceError(f"device {device}: no NVIDIA GPU or driver found on this machine")
+    if kind == "cuda" and int(number or 0) >= count:
+        raise DeviceError(f"device {device}: this machine has {count} GPU(s), counted from 0")
+    if kind == "mps" and sys.platform != "darwin":
+        raise DeviceError("device mps: there is one on Apple computers only")
+
+
+def _open(method: Method, weights: Weights, kind: str, device: str, threads: int) -> Engine:
+    if kind == "onnx":
+        from .onnx import OnnxEngine
+
+        return OnnxEngine(method, weights, device, threads)
+    if kind == "torch":
+        from .pytorch import TorchEngine
+
+        return TorchEngine(method, weights, device, threads)
+    raise DeviceError(f"no engine {kind!r}; there are {', '.join(KINDS)}")

@@ -1,0 +1,103 @@
+"""ONNX Runtime: the engine for CPUs. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoints import Weights
+from ..errors import DeviceError, WeightsError
+from ..methods import Method
+
+
+class OnnxEngine:
+    """One session a scale, opened when that scale is first used (the first one at once)."""
+
+    name = "onnx"
+
+    def __init__(self, method: Method, weights: Weights, device: str, threads: int) -> None:
+        self.method, self.weights, self.threads = method, weights, threads
+        self.device = "cuda:0" if device == "cuda" else device
+        self.sessions: dict[int, Any] = {}
+        self._session(method.scales[0])
+
+    def _session(self, scale: int) -> Any:
+        if scale not in self.sessions:
+            self.sessions[scale] = self._open(scale)
+        return self.sessions[scale]
+
+    def _open(self, scale: int) -> Any:
+        import onnxruntime
+
+        graph = self.weights.graph(self.method, scale)
+        if not graph.is_file():
+            raise WeightsError(
+                f"{graph}: no graph beside the weights; --engine torch runs them,"
+                " 'llenhance weights export' makes it"
+            )
+        onnxruntime.set_default_logger_severity(4)  # errors come back as exceptions
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = self.threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            session = onnxruntime.InferenceSession(
+                str(graph), options, providers=self._providers(onnxruntime)
+            )
+        except DeviceError:
+            raise
+        except Exception as error:  # onnxruntime's own classes share no public base
+            reason = str(error).splitlines()[0]
+            if self.device == "cpu":
+                raise WeightsError(f"{graph}: ONNX Runtime cannot load it: {reason}") from None
+            raise DeviceError(f"device {self.device}: ONNX Runtime: {reason}") from None
+        if self.device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
+            raise DeviceError(
+                f"device {self.device}: ONNX Runtime could not start its CUDA provider"
+                " (it needs matching CUDA and cuDNN libraries); --engine torch brings its own"
+            )
+        digest = session.get_modelmeta().custom_metadata_map.get("weights_sha256")
+        if digest != self.weights.digest:
+            raise WeightsError(f"{graph}: made for other weights than {self.weights.path.name}")
+        return session
+
+    def _providers(self, onnxruntime: Any) -> list[Any]:
+        if self.device == "cpu":
+            return ["CPUExecutionProvider"]
+        if not self.device.startswith("cuda"):
+            raise DeviceError(f"device {self.device}: ONNX Runtime has none; --engine torch has")
+        if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            raise DeviceError(f"device {self.device}: this ONNX Runtime is built without CUDA")
+        onnxruntime.preload_dlls()
+        number = int(self.device.partition(":")[2])
+        return [("CUDAExecutionProvider", {"device_id": number, "use_tf32": 0})]
+
+    def run(
+        self, batch: NDArray, scale: int, controls: Mapping[str, float], *, maps: bool = False
+    ) -> list[NDArray]:
+        """See :class:`llenhance.engines.Engine`."""
+        feeds: dict[str, NDArray] = {"x": to_planes(batch)}
+        for control in self.method.controls:
+            feeds[control.name] = np.asarray(controls[control.name], np.float32)
+        wanted = ["enhanced", *self.method.maps] if maps else ["enhanced"]
+        enhanced, *rest = self._session(scale).run(wanted, feeds)
+        packed = [np.ascontiguousarray(plane.transpose(0, 2, 3, 1)) for plane in rest]
+        return [from_planes(enhanced, batch.dtype), *packed]
+
+
+def to_planes(batch: NDArray) -> NDArray[np.float32]:
+    """(N, H, W, 3) of any picture dtype -> (N, 3, H, W) float32 in [0, 1]."""
+    planes = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), np.float32)
+    if batch.dtype != np.float32:
+        planes *= np.float32(1 / np.iinfo(batch.dtype).max)
+    return planes
+
+
+def from_planes(planes: NDArray[np.float32], dtype: np.dtype) -> NDArray:
+    """(N, 3, H, W) float32 in [0, 1] -> (N, H, W, 3) of a picture dtype, rounded."""
+    if dtype != np.float32:
+        planes = np.rint(planes * np.float32(np.iinfo(dtype).max))
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)).astype(dtype, copy=False)

@@ -1,0 +1,183 @@
+"""One method, its weights and an engine, ready to enhance arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import checkpoints, pixels
+from .engines import Engine, open_engine
+from .errors import ControlError
+from .methods import DEFAULT, METHODS, Method, get
+
+
+def load(
+    method: str = DEFAULT,
+    *,
+    device: str = "auto",
+    engine: str = "auto",
+    weights: str | Path | None = None,
+    threads: int | None = None,
+) -> Enhancer:
+    """Find, verify and open a method.
+
+    ``method``: a name in METHODS. ``device``: auto, cpu, cuda, cuda:N or mps; only auto may end up
+    on another device than the first choice, and ``Enhancer.note`` then says why. ``engine``: auto,
+    onnx or torch. ``weights``: a shipped set's name or the path of a .safetensors file.
+    ``threads``: CPU threads; default OMP_NUM_THREADS or all cores given to this process.
+
+    Raises ControlError, WeightsError or DeviceError, each with one line that says what is wrong.
+    """
+    row = get(method)
+    found = checkpoints.find(row, weights)
+    opened, note = open_engine(row, found, engine, device, threads)
+    return Enhancer(row, found, opened, note)
+
+
+class Enhancer:
+    """Made by :func:`load`."""
+
+    def __init__(
+        self, method: Method, weights: checkpoints.Weights, engine: Engine, note: str
+    ) -> None:
+        self.method = method
+        self.weights = weights
+        self.engine = engine
+        self.note = note  # why this engine and device
+
+    @property
+    def device(self) -> str:
+        """What is really in use: "cpu", "cuda:0", "mps"."""
+        return self.engine.device
+
+    @overload
+    def enhance(
+        self,
+        image: NDArray,
+        *,
+        strength: float = ...,
+        scale: int | None = ...,
+        return_map: Literal[False] = ...,
+        **controls: float,
+    ) -> NDArray: ...
+
+    @overload
+    def enhance(
+        self,
+        image: NDArray,
+        *,
+        strength: float = ...,
+        scale: int | None = ...,
+        return_map: Literal[True],
+        **controls: float,
+    ) -> tuple[NDArray, NDArray[np.float32]]: ...
+
+    def enhance(
+        self,
+        image: NDArray,
+        *,
+        strength: float = 1.0,
+        scale: int | None = None,
+        return_map: bool = False,
+        **controls: float,
+    ) -> NDArray | tuple[NDArray, NDArray[np.float32]]:
+        """Make a dark picture visible.
+
+        ``image``: (H, W) or (H, W, 1) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB or (H, W, 4)
+        RGBA, of uint8, uint16 or float32 (0 to 1; above 1 is highlight that keeps its excess).
+        The range comes from the dtype, never from the values. Any size from 1x1.
+        ``strength``: 0 gives the input, 1 the method, between is a blend.
+        ``scale``: output size over input size; one of the method's scales.
+        ``controls``: the method's own, for instance ``alpha`` of residual.
+        ``return_map``: also return the method's map, float32 (H, W, 3); residual's is D.
+
+        Returns an array of the same layout and dtype, (scale*H, scale*W); alpha is kept as it is.
+        Raises ControlError for a control that the method lacks or a value out of range, and
+        LLEnhanceError for an array that is no picture.
+        """
+        scale, settings = check(self.method, strength, scale, return_map, controls)
+        rgb, layout = pixels.split(image)
+        original = rgb
+        if rgb.dtype == np.float32:  # light above 1 is mapped for the network and given back after
+            rgb = pixels.tone_map(rgb)
+        # A blend of two rounded pictures is off by up to one level: blend before rounding.
+        given = rgb if strength == 1 else pixels.to_float(rgb)
+        height, width = given.shape[:2]
+        padded, top, left = pad(given, self.method.multiple_of)
+        enhanced, *maps = (
+            plane[0] for plane in self.engine.run(padded[None], scale, settings, maps=return_map)
+        )
+        enhanced = enhanced[
+            top * scale : (top + height) * scale, left * scale : (left + width) * scale
+        ]
+        if strength != 1:
+            blended = pixels.enlarge(given, scale) * (1 - strength) + enhanced * strength
+            enhanced = pixels.from_float(blended.astype(np.float32), rgb.dtype)
+        if rgb is not original:
+            enhanced = pixels.apply_change(original, rgb, enhanced)
+        result = pixels.join(enhanced, layout)
+        if not return_map:
+            return result
+        return result, maps[0][top : top + height, left : left + width]
+
+
+def check(
+    method: Method,
+    strength: float,
+    scale: int | None,
+    return_map: bool,
+    controls: dict[str, float],
+) -> tuple[int, dict[str, float]]:
+    """(scale, every control of the method with its value); raises ControlError."""
+    if not 0 <= strength <= 1:
+        raise ControlError(f"strength {strength:g}: it goes from 0 to 1")
+    if scale is None:
+        scale = method.scales[0]
+    elif scale not in method.scales:
+        having = [m.name for m in METHODS.values() if scale in m.scales]
+        raise ControlError(
+            f"scale {scale}: {method.name} has scale {_listed(method.scales)};"
+            f" {_listed(having) if having else 'no method'} has {scale}"
+        )
+    if return_map and not method.maps:
+        having = [m.name for m in METHODS.values() if m.maps]
+        raise ControlError(f"{method.name} has no map; {_listed(having)} has one")
+    known = {control.name: control for control in method.controls}
+    for name, value in controls.items():
+        if name not in known:
+            raise ControlError(lacking(name, method.name))
+        control = known[name]
+        if not control.low <= value <= control.high:
+            raise ControlError(
+                f"{name} {value:g}: it goes from {control.low:g} to {control.high:g}"
+            )
+    return scale, {c.name: float(controls.get(c.name, c.default)) for c in method.controls}
+
+
+def lacking(control: str, *names: str) -> str:
+    """The sentence for a control that these methods do not have."""
+    having = [m.name for m in METHODS.values() if any(c.name == control for c in m.controls)]
+    lacks = f"{_listed(names)} {'has' if len(names) == 1 else 'have'} no such control"
+    return f"{control}: {lacks}; {_listed(having) + ' has it' if having else 'no method has it'}"
+
+
+def _listed(values: tuple[object, ...] | list[str]) -> str:
+    return " and ".join(str(value) for value in values)
+
+
+def pad(image: NDArray, multiple: int) -> tuple[NDArray, int, int]:
+    """(H, W, 3) reflected at its edges to multiples of ``multiple``; and the rows and columns
+    added above and to the left. As the authors of EnlightenGAN do: split on both sides."""
+    down, right = -image.shape[0] % multiple, -image.shape[1] % multiple
+    if not down and not right:
+        return image, 0, 0
+    top, left = down // 2, right // 2
+    # numpy's reflection repeats where the padding is larger than the picture
+    return (
+        np.pad(image, ((top, down - top), (left, right - left), (0, 0)), "reflect"),
+        top,
+        left,
+    )

@@ -1,0 +1,25 @@
+"""The errors that this package raises on purpose. Each message is one line for a person."""
+
+
+class LLEnhanceError(Exception):
+    """Something asked for could not be done. The command exits 1."""
+
+
+class MediaError(LLEnhanceError):
+    """A picture or video cannot be read, decoded, encoded or written."""
+
+
+class Refusal(LLEnhanceError):
+    """Nothing was started: the request itself cannot be carried out. The command exits 2."""
+
+
+class ControlError(Refusal):
+    """A control that the method does not have, or a value outside its range."""
+
+
+class DeviceError(Refusal):
+    """A device or engine that cannot be used here."""
+
+
+class WeightsError(Refusal):
+    """Weights that are missing, damaged, or not of this method."""

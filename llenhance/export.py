@@ -1,0 +1,154 @@
+"""A network becomes an ONNX graph that holds no weights, only where they lie.
+
+The graph's initializers point into the safetensors file (ONNX external data: location, offset,
+length), so the numbers exist once. Kernels stored as fp16 get a Cast, which the engine folds when
+it loads the graph. Needs the extra ``train``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import checkpoints
+from .checkpoints import Weights, graph_path
+from .errors import LLEnhanceError
+from .methods import Method
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18
+INLINE_LIMIT = 65_536  # bytes of constants that may stay inside the graph: shapes, kernels, slopes
+
+
+def export(method: Method, weights: Weights) -> list[Path]:
+    """Write the graphs of every scale beside the weights; returns their paths.
+
+    Raises LLEnhanceError when the extra is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch's exporter needs it
+    except ImportError as error:
+        raise LLEnhanceError(
+            f"exporting a graph needs {error.name}: pip install 'llenhance[train]'"
+        ) from None
+    written = []
+    for scale in method.scales:
+        model = _trace(method, weights, scale)
+        _rewrite_prelu(model.graph)
+        _point_outside(model.graph, weights)
+        onnx.helper.set_model_props(
+            model, {"method": method.name, "scale": str(scale), "weights_sha256": weights.digest}
+        )
+        path = graph_path(weights.path, method, scale)
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
+        os.replace(temporary, path)
+        written.append(path)
+    return written
+
+
+def _trace(method: Method, weights: Weights, scale: int) -> onnx.ModelProto:
+    import onnxscript.optimizer
+    import torch
+    from torch.export import Dim
+
+    network = checkpoints.build(method, weights)
+    size = 2 * max(32, method.multiple_of)
+    arguments: dict[str, Any] = {"x": torch.rand(2, 3, size, size + method.multiple_of)}
+    shapes: dict[str, Any] = {"x": {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}}
+    for control in method.controls:
+        arguments[control.name] = torch.tensor(control.default)
+        shapes[control.name] = None
+    if len(method.scales) > 1:
+        arguments["scale"] = scale
+        shapes["scale"] = None
+    # The exporter talks: about torchvision, which nothing here uses, and its own deprecations.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            kwargs=arguments,
+            dynamic_shapes=shapes,
+            input_names=["x", *(control.name for control in method.controls)],
+            output_names=["enhanced", *method.maps],
+            opset_version=OPSET,
+            dynamo=True,
+            # Its own optimizer folds batch normalisation into new kernels: a second copy.
+            optimize=False,
+            verbose=False,
+        )
+        model = onnxscript.optimizer.optimize(program.model_proto)
+    for node in model.graph.node:
+        # The exporter notes the source lines of every node, with paths of this machine.
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.value_info[:]
+    del model.graph.metadata_props[:]
+    del model.metadata_props[:]
+    return model
+
+
+def _rewrite_prelu(graph: onnx.GraphProto) -> None:
+    """PRelu with one shared slope -> LeakyRelu, which the engines fuse into the convolution."""
+    import onnx
+
+    slopes = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in graph.initializer
+        if sum(tensor.dims) == max(1, len(tensor.dims))
+    }
+    for index, node in enumerate(graph.node):
+        if node.op_type == "PRelu" and node.input[1] in slopes:
+            slope = float(slopes[node.input[1]].reshape(()))
+            graph.node[index].CopyFrom(
+                onnx.helper.make_node("LeakyRelu", [node.input[0]], node.output, alpha=slope)
+            )
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _point_outside(graph: onnx.GraphProto, weights: Weights) -> None:
+    """Replace the numbers of every initializer that the weights hold by their place there."""
+    import onnx
+
+    kinds = {"F32": onnx.TensorProto.FLOAT, "F16": onnx.TensorProto.FLOAT16}
+    casts, inline = [], 0
+    for tensor in graph.initializer:
+        entry = weights.tensors.get(tensor.name)
+        if entry is None:
+            inline += len(tensor.raw_data)
+            continue
+        if tuple(tensor.dims) != entry.shape:
+            raise AssertionError(f"{tensor.name}: the exporter changed its shape")
+        name = tensor.name
+        if entry.dtype == "F16":
+            tensor.name = f"{name}.half"
+            casts.append(
+                onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+            )
+        tensor.data_type = kinds[entry.dtype]
+        tensor.ClearField("raw_data")
+        tensor.ClearField("float_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        del tensor.external_data[:]
+        place = {
+            "location": weights.path.name,
+            "offset": str(entry.offset),
+            "length": str(entry.length),
+        }
+        for key, value in place.items():
+            tensor.external_data.add(key=key, value=value)
+    if inline > INLINE_LIMIT:
+        raise AssertionError(f"{inline} bytes of constants would stay in the graph")
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)

@@ -1,0 +1,1 @@
+"""Files, pictures and videos: the only place that knows formats, BGR and the disk."""

@@ -1,0 +1,139 @@
+"""What all readers share of OpenCV and Pillow: found late, kept quiet, exceptions made ours."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from ..errors import MediaError
+from ..pixels import Array
+from .picture import Limits, Picture
+
+# What decoders raise for bad bytes: Pillow's fuzzers allow these, numpy and struct add theirs.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    ZeroDivisionError,
+    NotImplementedError,
+    RuntimeError,
+    MemoryError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    UserWarning,
+)
+
+# Pillow forgives truncation by a switch of the whole process.
+_forgiving = threading.Lock()
+_quiet_lock = threading.Lock()
+_quiet_inside = 0
+_quiet_outer: contextlib.ExitStack = contextlib.ExitStack()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings inside. They too are the process's: the first in switches, the last out back."""
+    global _quiet_inside
+    with _quiet_lock:
+        if not _quiet_inside:
+            _quiet_outer.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+        _quiet_inside += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_inside -= 1
+            if not _quiet_inside:
+                _quiet_outer.close()
+
+
+@functools.cache
+def cv2() -> Any:
+    """OpenCV, quiet. Raises MediaError where the system lacks a library that it needs."""
+    try:
+        import cv2 as module
+    except ImportError as error:
+        raise MediaError(
+            f"OpenCV cannot be loaded ({error}); on Debian and Ubuntu: apt install libgl1"
+        ) from None
+    module.utils.logging.setLogLevel(module.utils.logging.LOG_LEVEL_SILENT)
+    return module
+
+
+def reason(error: BaseException) -> str:
+    """The first line of what an exception says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def pillow_array(
+    opener: Callable[[], Image.Image], limits: Limits, picture: Picture, *, frame: int = 0
+) -> Array:
+    """Decode with a Pillow plugin: (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) uint8.
+
+    ``opener`` makes the plugin itself, not Image.open: that has a pixel limit of its own, which
+    is the process's, and would ask every plugin. Raises MediaError.
+    """
+
+    def decode() -> Array:
+        with quiet():
+            image = opener()
+            limits.check(*image.size)
+            if frame:
+                image.seek(frame)
+            image.load()
+            return array(image)
+
+    try:
+        return decode()
+    except DECODER_ERRORS as error:
+        why = reason(error)
+    limits.damaged(why)
+    with _forgiving:
+        before = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            pixels = decode()
+        except DECODER_ERRORS as error:
+            raise MediaError(f"is damaged: {reason(error)}") from None
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
+    picture.truncated = True
+    return pixels
+
+
+def array(image: Image.Image) -> Array:
+    """A loaded Pillow image of 8 bits -> our array; palette and 1-bit become RGB(A)."""
+    transparent = "transparency" in image.info
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA" if transparent or image.mode == "PA" else "RGB")
+    elif image.mode == "1":
+        image = image.convert("RGBA" if transparent else "RGB")
+    elif image.mode == "L" and transparent:
+        image = image.convert("LA")
+    elif image.mode == "RGB" and transparent:
+        image = image.convert("RGBA")
+    elif image.mode in ("RGBX", "RGBa"):
+        image = image.convert("RGB" if image.mode == "RGBX" else "RGBA")
+    elif image.mode == "La":
+        image = image.convert("LA")
+    if image.mode not in ("L", "LA", "RGB", "RGBA"):
+        raise MediaError(f"has pixels of a rare kind ({image.mode}) that is not read")
+    return np.array(image)

@@ -1,0 +1,199 @@
+"""Files and folders: what is found, and how a finished file gets its name."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import MediaError, Refusal
+
+PREFIX, SUFFIX = ".llenhance-", ".tmp"  # of temporary files: hidden, short, recognisable
+SYSTEM = {"thumbs.db", "desktop.ini", "icon\r"}
+
+VIDEO_SUFFIXES = frozenset(
+    [
+        ".3gp",
+        ".avi",
+        ".flv",
+        ".m2ts",
+        ".m4v",
+        ".mkv",
+        ".mov",
+        ".mp4",
+        ".mpeg",
+        ".mpg",
+        ".mts",
+        ".mxf",
+        ".ogv",
+        ".ts",
+        ".webm",
+        ".wmv",
+    ]
+)
+CONTAINER_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".m4v")  # that videos are written to
+
+
+def walk(folder: Path, recursive: bool) -> Iterator[Path]:
+    """Every file below ``folder`` in a stable order, hidden and system files passed over.
+
+    Links to folders are not followed. Directories that cannot be read raise MediaError.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
+    except OSError as error:
+        raise MediaError(f"{folder}: {error.strerror}") from None
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower() in SYSTEM:
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            if recursive:
+                yield from walk(Path(entry.path), recursive)
+        elif not entry.is_dir():
+            yield Path(entry.path)
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a regular file; raises MediaError for anything else (a FIFO would hang)."""
+    try:
+        if not path.is_file():
+            reason = "not a regular file" if path.exists() else missing(path)
+            raise MediaError(reason)
+        return path.read_bytes()
+    except OSError as error:
+        raise MediaError(error.strerror or str(error)) from None
+
+
+def missing(path: Path) -> str:
+    """Why a path that does not exist does not: absent, or a link that leads nowhere."""
+    return "a link that leads nowhere" if path.is_symlink() else "no such file"
+
+
+def head(path: Path, size: int = 64) -> bytes:
+    """The first bytes of a regular file, or none when it is no such file or cannot be read."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError:
+        return b""
+
+
+def is_video(path: Path, start: bytes) -> bool:
+    """Whether a file is to be treated as a video, by its first 64 bytes or else its suffix."""
+    return (
+        start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide")
+        or start.startswith((b"\x1aE\xdf\xa3", b"FLV\x01", b"\0\0\x01\xba", b"OggS"))
+        or (start.startswith(b"RIFF") and start[8:12] == b"AVI ")
+        or path.suffix.lower() in VIDEO_SUFFIXES
+    )
+
+
+def same(a: Path, b: Path) -> bool:
+    """Whether both names lead to one file, through links too."""
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return os.path.realpath(a) == os.path.realpath(b)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what earlier runs left when they were killed; files of running ones stay."""
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if not (entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX)):
+                continue
+            owner = entry.name.removeprefix(PREFIX).partition("-")[0]
+            if owner.isdecimal() and not _alive(int(owner)):
+                with suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":  # os.kill would end it; leave the file rather than guess
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+@contextmanager
+def publish(target: Path, *, overwrite: bool, like: Path | None = None) -> Iterator[Path]:
+    """Give a temporary name beside ``target``; when the block ends well, it becomes ``target``.
+
+    The target appears whole by rename, synced to disk, with the permissions of ``like``. When the
+    block raises, or the target has appeared meanwhile and may not be overwritten, nothing is left
+    behind. Raises MediaError with a reason for what the disk refuses.
+    """
+    temporary = target.parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+    try:
+        yield temporary
+        if like is not None:
+            os.chmod(temporary, like.stat().st_mode & 0o777)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            _rename_to_free(temporary, target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise MediaError(_told(error, target)) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _told(error: OSError, target: Path) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"cannot write {target}: the disk is full"
+    return f"cannot write {target}: {error.strerror or error}"
+
+
+def _rename_to_free(temporary: Path, target: Path) -> None:
+    """Rename without replacing: a hard link fails where the name is taken, a rename would not."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "the file exists") from None
+        os.replace(temporary, target)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":
+        return
+    with suppress(OSError):  # some file systems cannot sync a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Create a target folder and its parents; raises Refusal when that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refusal(f"cannot make the folder {folder}: {error.strerror}") from None
+
+
+def check_writable(folder: Path) -> None:
+    """Raises Refusal when the folder, or the nearest one above it that exists, takes no files."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise Refusal(f"{folder} is not a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Refusal(f"cannot write into {folder}: permission denied")

@@ -1,0 +1,207 @@
+"""GIF: frames composed by Pillow, written whole, each with a palette of its own.
+
+Pillow's writer would merge frames that look the same and crop the others to what changed; the
+blocks of one frame are plain enough to be put together here.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from PIL import GifImagePlugin, Image
+
+from ..errors import MediaError
+from ..pixels import Array
+from .codecs import pillow_array
+from .picture import Limits, Picture
+
+XMP = b"XMP DataXMP"
+ICC = b"ICCRGBG1012"
+LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
+# The end of an XMP packet in a GIF: a reader that takes its bytes for block sizes lands on 0.
+XMP_TRAILER = bytes([1, *range(255, -1, -1), 0])
+
+
+@dataclass
+class _Structure:
+    width: int
+    height: int
+    delays: list[int] = field(default_factory=list)  # hundredths of a second, one for each frame
+    loops: int | None = None
+    comments: list[bytes] = field(default_factory=list)
+    xmp: bytes | None = None
+    icc: bytes | None = None
+    whole: bool = False
+
+
+def _sub_blocks(data: bytes, at: int) -> tuple[bytes, int]:
+    """The joined data of sub-blocks and where they end; IndexError where they are cut."""
+    parts = []
+    while size := data[at]:
+        if at + 1 + size > len(data):
+            raise IndexError
+        parts.append(data[at + 1 : at + 1 + size])
+        at += 1 + size
+    return b"".join(parts), at + 1
+
+
+def _walk(data: bytes, limits: Limits) -> _Structure:
+    if len(data) < 13:
+        raise MediaError("is a GIF that ends in its header")
+    found = _Structure(*struct.unpack_from("<HH", data, 6))
+    limits.check(found.width, found.height)
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    delay = 0
+    try:
+        while data[at] != 0x3B:
+            kind = data[at]
+            if kind == 0x2C:
+                left, top, width, height, flags = struct.unpack_from("<HHHHB", data, at + 1)
+                limits.check(left + width, top + height)
+                at += 10 + (3 << (flags & 7) + 1 if flags & 0x80 else 0) + 1
+                _, at = _sub_blocks(data, at)
+                found.delays.append(delay)
+                limits.check(found.width, found.height, len(found.delays))
+                delay = 0
+            elif kind == 0x21:
+                label, start = data[at + 1], at + 2
+                body, at = _sub_blocks(data, start)
+                if label == 0xF9 and len(body) >= 4:
+                    delay = struct.unpack_from("<H", body, 1)[0]
+                elif label == 0xFE:
+                    found.comments.append(body)
+                elif label == 0xFF:
+                    _application(found, data, start, body, at)
+            else:
+                raise IndexError
+        found.whole = True
+    except (IndexError, struct.error):
+        found.whole = at >= len(data) and bool(found.delays)  # only the last byte is missing
+    return found
+
+
+def _application(found: _Structure, data: bytes, start: int, body: bytes, end: int) -> None:
+    name = body[:11]
+    if name in LOOPS and len(body) >= 14:
+        found.loops = struct.unpack_from("<H", body, 12)[0]
+    elif name == XMP:
+        packet = data[start + 12 : end]
+        found.xmp = packet[: -len(XMP_TRAILER)] if packet.endswith(XMP_TRAILER) else None
+    elif name == ICC:
+        found.icc = body[11:]
+
+
+def read(data: bytes, limits: Limits) -> Picture:
+    """All frames of a GIF as RGB or RGBA, whole and composed. Raises MediaError."""
+    found = _walk(data, limits)
+    picture = Picture([], "gif", xmp=found.xmp, icc=found.icc)
+    if not found.whole:
+        limits.damaged("it ends within a frame")
+        picture.truncated = True
+    opened: list[Image.Image] = []
+
+    def once() -> Image.Image:
+        if not opened:
+            opened.append(GifImagePlugin.GifImageFile(io.BytesIO(data)))
+        return opened[0]
+
+    count = max(1, len(found.delays))
+    frames = [pillow_array(once, limits, picture, frame=number) for number in range(count)]
+    if any(frame.ndim == 3 and frame.shape[2] == 4 for frame in frames):
+        frames = [_rgba(frame) for frame in frames]
+    picture.frames = [_rgb(frame) for frame in frames]
+    if count > 1:
+        picture.durations = [Fraction(delay, 100) for delay in found.delays]
+        # A GIF's number counts repetitions, and without one it plays once.
+        picture.loops = 1 if found.loops is None else found.loops + 1 if found.loops else 0
+    picture.carried = [(b"comment", comment) for comment in found.comments]
+    return picture
+
+
+def _rgb(frame: Array) -> Array:
+    return np.repeat(frame[..., None], 3, 2) if frame.ndim == 2 else frame
+
+
+def _rgba(frame: Array) -> Array:
+    frame = _rgb(frame)
+    if frame.shape[2] == 4:
+        return frame
+    return np.concatenate((frame, np.full_like(frame[..., :1], 255)), 2)
+
+
+def _block(label: int, *parts: bytes) -> bytes:
+    """An extension of sub-blocks of at most 255 bytes."""
+    out = b""
+    for part in parts:
+        for at in range(0, len(part), 255):
+            piece = part[at : at + 255]
+            out += bytes([len(piece)]) + piece
+    return bytes([0x21, label]) + out + b"\0"
+
+
+def write(picture: Picture) -> bytes:
+    """A GIF of 8-bit frames, 255 colours and one clear one in each."""
+    height, width = picture.frames[0].shape[:2]
+    if max(height, width) > 65535:
+        raise MediaError("is larger than the 65535 pixels a side that a GIF can have")
+    out = [b"GIF89a", struct.pack("<HHBBB", width, height, 0x70, 0, 0)]
+    if picture.animated and picture.loops != 1:
+        repeats = min(max(picture.loops - 1, 0), 65535)
+        out.append(_block(0xFF, LOOPS[0], struct.pack("<BH", 1, repeats)))
+    out += [_block(0xFE, text) for name, text in picture.carried if name == b"comment"]
+    if picture.icc:
+        out.append(_block(0xFF, ICC, picture.icc))
+    if picture.xmp is not None:
+        out.append(b"\x21\xff" + bytes([len(XMP)]) + XMP + picture.xmp + XMP_TRAILER)
+    durations = (picture.animated and picture.durations) or [Fraction(0)] * len(picture.frames)
+    for frame, duration in zip(picture.frames, durations, strict=True):
+        out.append(_frame(frame, min(round(duration * 100), 65535)))
+    return b"".join(out) + b"\x3b"
+
+
+def _frame(frame: Array, delay: int) -> bytes:
+    """Graphic control, image descriptor, palette and data of one whole frame."""
+    clear = frame[..., -1] < 128 if frame.ndim == 3 and frame.shape[2] in (2, 4) else None
+    rgb = frame[..., :3] if frame.ndim == 3 and frame.shape[2] >= 3 else _rgb(frame[..., :1])
+    rgb = np.ascontiguousarray(np.broadcast_to(rgb, (*frame.shape[:2], 3)))
+    image = Image.fromarray(rgb)
+    few = image.getcolors(255)
+    if few:
+        palette = Image.new("P", (1, 1))
+        # Put the colours in by hand: no quantiser is sure to keep all of a picture of few.
+        flat = [value for _, colour in few for value in colour]  # type: ignore[union-attr]
+        palette.putpalette(flat + flat[:3] * (256 - len(few)))
+        indexed = image.quantize(palette=palette, dither=Image.Dither.NONE)
+    else:
+        indexed = image.quantize(255, Image.Quantize.MEDIANCUT)
+        indexed = image.quantize(palette=indexed, dither=Image.Dither.FLOYDSTEINBERG)
+    if clear is not None:
+        index = np.array(indexed)
+        index[clear] = 255
+        table = (indexed.getpalette() or []) + [0] * 768
+        indexed = Image.fromarray(index, "P")
+        indexed.putpalette(table[:765] + [0, 0, 0])
+    table = ((indexed.getpalette() or []) + [0] * 768)[:768]
+    data = _coded(indexed)
+    flags = 2 << 2 | 1 if clear is not None else 1 << 2
+    control = struct.pack("<BBBBHBB", 0x21, 0xF9, 4, flags, delay, 255 if clear is not None else 0, 0)
+    descriptor = struct.pack("<BHHHHB", 0x2C, 0, 0, *image.size, 0x87)
+    return control + descriptor + bytes(table) + data
+
+
+def _coded(indexed: Image.Image) -> bytes:
+    """The LZW code size and sub-blocks that Pillow makes of a picture with a palette."""
+    out = io.BytesIO()
+    indexed.save(out, "GIF", optimize=False)
+    data = out.getvalue()
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    while data[at] == 0x21:
+        _, at = _sub_blocks(data, at + 2)
+    flags = data[at + 9]
+    at += 10 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    _, end = _sub_blocks(data, at + 1)
+    return data[at:end]

@@ -1,0 +1,292 @@
+"""Read and write a photo with everything it carries. Bytes in, bytes out; the disk is not touched.
+
+``read`` finds the format by the bytes, checks the size before it decodes, turns the pixels
+upright, and keeps all metadata beside them. ``encode`` writes frames of the same or another size
+with that metadata, as the input was coded. Nothing but MediaError leaves either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ..errors import MediaError
+from ..pixels import Array, convert
+from . import colour, jpeg, metadata, plain, png, scene, tiff, webp
+from .codecs import DECODER_ERRORS, reason
+from .picture import MAX_PIXELS, JpegCoding, Limits, Picture
+
+__all__ = [
+    "FORMATS", "Format", "JpegCoding", "Picture", "encode", "format_of_suffix", "losses", "read",
+    "sniff",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Format:
+    """What a picture format is called and what it can hold."""
+
+    suffixes: tuple[str, ...]  # the first is the usual one
+    depths: tuple[str, ...]  # dtypes of its samples
+    grey: bool = False
+    alpha: bool = False
+    frames: str = ""  # "animation", "pages", or "" for one picture
+    exif: bool = False
+    xmp: bool = False
+    iptc: bool = False
+    icc: bool = False
+    linear: bool = False  # values are light
+    writes: str = ""  # the format that an output of this input takes; "" is its own
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "jpeg": Format(
+            (".jpg", ".jpeg", ".jpe", ".jfif"), ("uint8",), grey=True,
+            exif=True, xmp=True, iptc=True, icc=True,
+        ),
+        "png": Format(
+            (".png", ".apng"), ("uint8", "uint16"), grey=True, alpha=True, frames="animation",
+            exif=True, xmp=True, iptc=True, icc=True,
+        ),
+        "tiff": Format(
+            (".tif", ".tiff"), ("uint8", "uint16", "float32"), grey=True, alpha=True,
+            frames="pages", exif=True, xmp=True, iptc=True, icc=True,
+        ),
+        "webp": Format(
+            (".webp",), ("uint8",), alpha=True, frames="animation", exif=True, xmp=True, icc=True,
+        ),
+        "bmp": Format((".bmp", ".dib"), ("uint8",), grey=True, alpha=True),
+        "exr": Format((".exr",), ("float32",), grey=True, alpha=True, linear=True),
+        "hdr": Format((".hdr", ".pic"), ("float32",), linear=True),
+        "pnm": Format((".ppm", ".pgm", ".pbm", ".pnm"), ("uint8", "uint16"), grey=True),
+    }
+)  # fmt: skip
+
+FLOAT = np.dtype(np.float32)
+
+
+def format_of_suffix(suffix: str) -> str | None:
+    """The format of a file name's suffix (".JPG"), or None."""
+    wanted = suffix.lower()
+    return next((name for name, row in FORMATS.items() if wanted in row.suffixes), None)
+
+
+def sniff(head: bytes) -> str | None:
+    """The format by the first bytes (64 suffice but for some raw files); None for none of ours."""
+    if head[:3] == b"\xff\xd8\xff":
+        return "jpeg"
+    if head[:8] == png.SIGNATURE:
+        return "png"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "tiff"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
+    if head[:2] == b"BM" and head[6:10] == bytes(4):
+        return "bmp"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\n\r#" and len(head) > 2:
+        return "pnm"
+    if head[:4] == scene.EXR_MAGIC:
+        return "exr"
+    if head[:11] == b"#?RADIANCE\n" or head[:7] == b"#?RGBE\n":
+        return "hdr"
+    return None
+
+
+READERS = {
+    "jpeg": jpeg.read,
+    "png": png.read,
+    "tiff": tiff.read,
+    "webp": webp.read,
+    "bmp": plain.read_bmp,
+    "pnm": plain.read_pnm,
+    "exr": scene.read_exr,
+    "hdr": scene.read_hdr,
+}
+
+
+def read(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> Picture:
+    """Decode a picture, upright, with its metadata.
+
+    ``max_pixels`` bounds width x height x frames and is checked before decoding. A damaged
+    picture is refused unless ``allow_truncated``; ``Picture.truncated`` tells that one was taken.
+    Raises MediaError, whose one line goes after the file's name: "is damaged: ...".
+    """
+    if not data:
+        raise MediaError("is empty")
+    name = sniff(data)
+    if name is None:
+        raise MediaError("is not a picture of a format that is read")
+    try:
+        picture = READERS[name](bytes(data), Limits(max_pixels, allow_truncated))
+        _turn_upright(picture)
+        first = picture.frames[0]
+        colour.usable(picture, 1 if first.ndim == 2 else first.shape[2])
+    except MediaError:
+        raise
+    except DECODER_ERRORS as error:
+        # The readers check what they can; this is for the ways to be broken that nobody thought of.
+        raise MediaError(f"is damaged: {reason(error)}") from None
+    return picture
+
+
+def _turn_upright(picture: Picture) -> None:
+    """Apply the orientation, once, and renew the metadata for it."""
+    turn = metadata.orientation(picture.exif)
+    if turn == 1 and not metadata.has_orientation(picture.exif):
+        turn = metadata.xmp_orientation(picture.xmp)
+    if turn != 1:
+        picture.frames = [metadata.upright(frame, turn) for frame in picture.frames]
+        if turn > 4 and picture.dpi:
+            picture.dpi = picture.dpi[::-1]
+    _renew(picture)
+
+
+def _renew(picture: Picture) -> None:
+    """Bring size and orientation in the metadata up to date; drop what is broken, with a note."""
+    height, width = picture.frames[0].shape[:2]
+    if picture.exif is not None:
+        try:
+            picture.exif = metadata.renewed_exif(picture.exif, width, height)
+        except MediaError:
+            picture.exif = None
+            picture.notes.append("a damaged EXIF block was dropped")
+    if picture.xmp is not None:
+        picture.xmp = metadata.renewed_xmp(picture.xmp, width, height)
+
+
+def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
+    """What a format cannot hold of a picture: sentences' ends, such as "transparency is lost"."""
+    row = FORMATS[format]
+    found = []
+    first = picture.frames[0]
+    if not row.alpha and first.ndim == 3 and first.shape[2] in (2, 4):
+        found.append("transparency is lost")
+    now = _depth(first.dtype, row)
+    if now.itemsize < first.dtype.itemsize:
+        was = "floating point values" if first.dtype == FLOAT else "16 bits"
+        found.append(f"{was} become {8 * now.itemsize} bits")
+    if len(picture.frames) > 1:
+        if not row.frames:
+            found.append(f"only the first of {len(picture.frames)} frames is kept")
+        elif row.frames == "pages" and picture.animated:
+            found.append("the timing of the animation is lost")
+        elif row.frames == "animation" and not picture.animated:
+            found.append(f"only the first of {len(picture.frames)} pages is kept")
+    converted = row.linear or not _keeps_profile(picture, row)
+    if converted and not picture.linear and not colour.is_srgb(picture.icc):
+        found.append("the colours are converted to sRGB and the profile is lost")
+    if picture.linear and not row.linear and "float32" not in row.depths:
+        found.append("light above 1 is compressed")
+    kept = (row.exif, row.xmp, row.iptc)
+    names = ("EXIF", "XMP", "IPTC")
+    blocks = (picture.exif, picture.xmp, picture.iptc)
+    lost = [n for n, keep, block in zip(names, kept, blocks, strict=True) if block and not keep]
+    if lost:
+        found.append(f"{', '.join(lost)} {'are' if len(lost) > 1 else 'is'} lost")
+    return found
+
+
+def encode(
+    picture: Picture,
+    format: str,  # noqa: A002
+    *,
+    quality: int | None = None,
+    strip: bool = False,
+    provenance: str | None = None,
+) -> bytes:
+    """The bytes of a picture in a format, with its metadata; ``picture`` is not changed.
+
+    ``quality`` (1 to 100) replaces the input's own in JPEG and makes WebP lossy. ``strip`` drops
+    all metadata but the colour profile, without which the colours would change. ``provenance`` is
+    written into EXIF Software and the XMP history. What the format cannot hold is dropped:
+    :func:`losses` names it. Raises MediaError.
+    """
+    row = FORMATS.get(format)
+    if row is None or row.writes:
+        raise MediaError(f"pictures are not written as {format}")
+    if quality is not None and not 1 <= quality <= 100:
+        raise MediaError(f"a quality is 1 to 100, not {quality}")
+    fitting = _fitting(picture, format, row)
+    if strip:
+        fitting = replace(
+            fitting, exif=None, xmp=None, iptc=None, photoshop=None, dpi=None, carried=[], pages=[]
+        )
+    else:
+        _renew(fitting)
+        if provenance:
+            _record(fitting, row, provenance)
+    try:
+        if format == "jpeg":
+            return jpeg.write(fitting, quality)
+        if format == "png":
+            return png.write(fitting)
+        if format == "tiff":
+            return tiff.write(fitting, None if strip else provenance, keep=not strip)
+        if format == "webp":
+            return webp.write(fitting, quality)
+        if row.linear:
+            write = scene.write_exr if format == "exr" else scene.write_hdr
+            return write(fitting, provenance, keep=not strip)
+        return plain.write_bmp(fitting) if format == "bmp" else plain.write_pnm(fitting)
+    except DECODER_ERRORS as error:
+        raise MediaError(f"cannot be written as {format}: {reason(error)}") from None
+
+
+def _record(picture: Picture, row: Format, provenance: str) -> None:
+    """Name the tool in EXIF Software and, where there is a packet, in the XMP history."""
+    if row.exif:
+        picture.exif = metadata.with_software(picture.exif, provenance)
+    if row.xmp and picture.xmp is not None:
+        picture.xmp = metadata.with_history(picture.xmp, provenance)
+
+
+def _fitting(picture: Picture, name: str, row: Format) -> Picture:
+    """A copy with frames and metadata of the kinds that a format holds."""
+    frames = picture.frames
+    if not row.frames or (row.frames == "animation" and not picture.animated):
+        frames = frames[:1]
+    icc = picture.icc
+    if row.linear and not picture.linear:
+        values = [colour.as_srgb(convert(frame, FLOAT), icc) for frame in frames]
+        frames = [colour.as_light(frame) for frame in values]
+        icc = None
+    elif not row.linear and not _keeps_profile(picture, row):
+        frames = [colour.as_srgb(frame, icc, mapped=picture.linear) for frame in frames]
+        icc = None
+    return replace(
+        picture,
+        frames=[_fitting_frame(frame, row) for frame in frames],
+        exif=picture.exif if row.exif else None,
+        xmp=picture.xmp if row.xmp else None,
+        iptc=picture.iptc if row.iptc else None,
+        photoshop=picture.photoshop if row.iptc else None,
+        icc=icc,
+        carried=picture.carried if picture.format == name else [],
+        notes=list(picture.notes),
+    )
+
+
+def _keeps_profile(picture: Picture, row: Format) -> bool:
+    """Whether values can stay as they are under the profile that they are in."""
+    first = picture.frames[0]
+    if picture.icc is None:
+        return True
+    if colour.space(picture.icc) == "gray" and not (row.grey and first.ndim == 2):
+        return False
+    return row.icc and not (picture.linear and "float32" not in row.depths)
+
+
+def _fitting_frame(frame: Array, row: Format) -> Array:
+    if not row.alpha and frame.ndim == 3 and frame.shape[2] in (2, 4):
+        frame = frame[..., 0] if frame.shape[2] == 2 else frame[..., :3]
+    return np.ascontiguousarray(convert(frame, _depth(frame.dtype, row)))
+
+
+def _depth(dtype: np.dtype[Any], row: Format) -> np.dtype[Any]:
+    """The dtype that a format holds a picture of this dtype in: its own, or the deepest."""
+    return dtype if str(dtype) in row.depths else np.dtype(row.depths[-1])

@@ -1,0 +1,92 @@
+"""Picture: the pixels of a photo and everything that came with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from ..errors import MediaError
+from ..pixels import Array
+
+if TYPE_CHECKING:
+    from .tiffblock import Tags
+
+MAX_PIXELS = 268_000_000
+MAX_FRAMES = 10_000
+
+
+@dataclass
+class Picture:
+    """What a file held. Replace ``frames`` by enhanced ones (all of one scale) and encode it."""
+
+    # Upright: (H, W) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB, (H, W, 4) RGBA of uint8,
+    # uint16 or float32. More than one: the frames of an animation, or the pages of a TIFF.
+    frames: list[Array]
+    format: str  # a key of images.FORMATS, decided by the bytes
+
+    durations: list[Fraction] | None = None  # seconds of each frame of an animation
+    loops: int = 0  # how often an animation plays; 0 is for ever
+
+    exif: bytes | None = None  # a TIFF block ("II*\0..." or "MM\0*..."), without "Exif\0\0"
+    xmp: bytes | None = None  # the packet
+    iptc: bytes | None = None  # IIM records (Photoshop resource 0x0404)
+    photoshop: bytes | None = None  # other Photoshop resources, as "8BIM" blocks, no thumbnails
+    icc: bytes | None = None  # the profile that the frames' values are in; None is sRGB
+    dpi: tuple[float, float] | None = None  # pixels per inch across and down
+
+    # How it was coded, so that it can be coded so again.
+    quality: JpegCoding | None = None
+    lossless: bool | None = None  # WebP, JPEG 2000 and AVIF; None where the format has no choice
+    depth: int | None = None  # bits of a sample in the file, where the dtype does not tell
+    compression: str | None = None  # of a TIFF, by tifffile's name; or of an EXR
+    predictor: bool = False  # of a TIFF
+    pages: list[Tags] = field(default_factory=list)  # a TIFF's descriptive tags, for each page
+    linear: bool = False  # the values are proportional to light (EXR, HDR)
+    premultiplied: bool = False  # the file's colours were multiplied by alpha; here they are not
+
+    # What only the same format can take back: JPEG segments (marker, payload) or PNG chunks.
+    carried: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+    notes: list[str] = field(default_factory=list)  # what reading dropped or changed
+    truncated: bool = False  # damaged, and accepted because the caller allowed it
+
+    @property
+    def animated(self) -> bool:
+        return self.durations is not None and len(self.frames) > 1
+
+
+@dataclass(frozen=True)
+class JpegCoding:
+    """Quantisation and sampling of a JPEG, as Pillow's encoder takes them."""
+
+    tables: tuple[tuple[int, ...], ...]  # 64 numbers each
+    subsampling: str  # "4:4:4", "4:2:2", "4:2:0"
+    progressive: bool
+    rgb: bool  # components are R, G, B, not Y, Cb, Cr
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a reader may take and forgive."""
+
+    max_pixels: int = MAX_PIXELS
+    allow_truncated: bool = False
+
+    def check(self, width: int, height: int, frames: int = 1) -> None:
+        """Raise MediaError unless so many pixels may be decoded. Call it before decoding."""
+        if width < 1 or height < 1 or frames < 1:
+            raise MediaError(f"claims to be {width}x{height} pixels")
+        if frames > MAX_FRAMES:
+            raise MediaError(f"has {frames} frames, more than {MAX_FRAMES}")
+        if width * height * frames > self.max_pixels:
+            times = f" times {frames} frames" if frames > 1 else ""
+            raise MediaError(
+                f"claims {width}x{height} pixels{times}, more than the limit of {self.max_pixels}"
+                " (--max-pixels)"
+            )
+
+    def damaged(self, what: str) -> None:
+        """Raise MediaError for a damage that a caller may allow, unless this one does."""
+        if not self.allow_truncated:
+            raise MediaError(f"is damaged: {what} (--allow-truncated takes what decodes)")

@@ -1,0 +1,276 @@
+"""Formats that hold light itself: OpenEXR by FFmpeg's codec, Radiance HDR by OpenCV.
+
+Their values are proportional to light and may be above 1. The picture says so by a linear
+profile, and EXR's chromaticities become that profile's primaries.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import MediaError
+from ..pixels import Array
+from . import colour
+from .codecs import DECODER_ERRORS, cv2, reason
+from .picture import Limits, Picture
+
+EXR_MAGIC = b"v/1\x01"
+TILED, DEEP, MULTIPART = 0x200, 0x800, 0x1000
+HALF, FLOAT = 1, 2
+COMPRESSIONS = (
+    "NONE",
+    "RLE",
+    "ZIPS",
+    "ZIP",
+    "PIZ",
+    "PXR24",
+    "B44",
+    "B44A",
+    "DWAA",
+    "DWAB",
+)
+LINES = dict(zip(COMPRESSIONS, (1, 1, 1, 16, 32, 16, 32, 32, 32, 256), strict=True))  # in a chunk
+# What FFmpeg's encoder makes of each; whatever it lacks becomes ZIP, which loses nothing.
+WRITES = {"NONE": "none", "RLE": "rle", "ZIPS": "zip1"}
+# Attributes that follow from the pixels; the preview is a thumbnail of the dark picture.
+STRUCTURE = {
+    b"channels",
+    b"compression",
+    b"dataWindow",
+    b"displayWindow",
+    b"lineOrder",
+    b"tiles",
+    b"type",
+    b"chunkCount",
+    b"version",
+    b"preview",
+    b"name",
+    b"view",
+    b"multiView",
+}
+
+
+class _Attribute(NamedTuple):
+    name: bytes
+    kind: bytes
+    value: bytes
+
+
+def _attributes(data: bytes) -> tuple[list[_Attribute], int]:
+    """The attributes of an EXR header, and where it ends."""
+    found: list[_Attribute] = []
+    at = 8
+    while True:
+        if data[at : at + 1] == b"\0":
+            return found, at + 1
+        name_end = data.find(b"\0", at, at + 256)
+        kind_end = data.find(b"\0", name_end + 1, name_end + 257)
+        if name_end < 0 or kind_end < 0 or kind_end + 5 > len(data):
+            raise MediaError("is damaged: the EXR header has no end")
+        size = struct.unpack_from("<I", data, kind_end + 1)[0]
+        start = kind_end + 5
+        if start + size > len(data):
+            raise MediaError("is damaged: the EXR header has no end")
+        found.append(
+            _Attribute(data[at:name_end], data[name_end + 1 : kind_end], data[start : start + size])
+        )
+        at = start + size
+
+
+def _channels(value: bytes) -> Iterator[tuple[str, int]]:
+    """Name and pixel type of each channel."""
+    at = 0
+    while at < len(value) and value[at]:
+        end = value.index(b"\0", at)
+        yield value[at:end].decode("latin-1"), struct.unpack_from("<i", value, end + 1)[0]
+        at = end + 17
+
+
+def read_exr(data: bytes, limits: Limits) -> Picture:
+    """The RGB(A) or grey of a flat EXR as float32. Raises MediaError."""
+    flags = struct.unpack_from("<I", data, 4)[0] if len(data) > 8 else 0
+    if flags & (DEEP | MULTIPART):
+        raise MediaError("is an EXR of several parts or of deep pixels, which is not read")
+    attributes, end = _attributes(data)
+    values = {attribute.name: attribute.value for attribute in attributes}
+    try:
+        windows = [struct.unpack("<4i", values[n]) for n in (b"dataWindow", b"displayWindow")]
+        channels = dict(_channels(values[b"channels"]))
+        compression = COMPRESSIONS[values[b"compression"][0]]
+    except (KeyError, IndexError, ValueError, struct.error):
+        raise MediaError("is damaged: the EXR header lacks what it must have") from None
+    for left, top, right, bottom in windows:
+        limits.check(right - left + 1, bottom - top + 1)
+    picture = Picture([], "exr", linear=True, compression=compression)
+    height = windows[0][3] - windows[0][1] + 1
+    if not flags & TILED:
+        _check_chunks(
+            data, end, -(-height // LINES.get(compression, 1)), compression, limits, picture
+        )
+    grey = "Y" in channels and not {"R", "G", "B"} & set(channels)
+    used = {"Y"} if grey else {"R", "G", "B"}
+    if not used <= set(channels):
+        raise MediaError(f"is an EXR without RGB or Y ({', '.join(list(channels)[:8])})")
+    if extra := [name for name in channels if name not in used | {"A"}]:
+        picture.notes.append(f"the channels {', '.join(extra[:8])} were dropped")
+    picture.depth = 16 if channels["Y" if grey else "R"] == HALF else 32
+    planes = _decode_exr(data)
+    if grey:  # Y comes alone, or as three equal planes beside A
+        planes = [planes[0], *planes[3:]]
+    frame = np.stack(planes, -1)
+    if "A" in channels and frame.shape[2] in (2, 4):
+        picture.premultiplied = True
+        colours = frame[..., :-1] / np.where(frame[..., -1:] > 0, frame[..., -1:], 1)
+        frame = np.concatenate((colours, frame[..., -1:]), 2)
+    picture.frames = [frame[..., 0] if frame.shape[2] == 1 else frame]
+    chromaticities = values.get(b"chromaticities", b"")
+    primaries = struct.unpack("<8f", chromaticities) if len(chromaticities) == 32 else ()
+    picture.icc = colour.linear_profile(*primaries)
+    picture.carried = [
+        (attribute.name, attribute.kind + b"\0" + attribute.value)
+        for attribute in attributes
+        if attribute.name not in STRUCTURE
+    ]
+    return picture
+
+
+def _check_chunks(
+    data: bytes, at: int, count: int, compression: str, limits: Limits, picture: Picture
+) -> None:
+    """FFmpeg leaves black what is missing or damaged and says nothing: look ourselves."""
+    try:
+        for offset in struct.unpack_from(f"<{count}Q", data, at):
+            _, size = struct.unpack_from("<iI", data, offset)
+            body = data[offset + 8 : offset + 8 + size]
+            if len(body) < size or offset < at:
+                raise ValueError("a chunk is cut")
+            if compression in ("ZIP", "ZIPS") and body[:1] in (b"\x78", b"\x58", b"\x68"):
+                zlib.decompress(body, bufsize=1 << 16)
+    except (struct.error, ValueError, OverflowError, zlib.error) as error:
+        limits.damaged(f"not all of its pixels are there ({reason(error)})")
+        picture.truncated = True
+
+
+def _decode_exr(data: bytes) -> list[Array]:
+    """Planes R, G, B and perhaps A (or Y alone), (H, W) float32."""
+    import av
+
+    try:
+        context = av.CodecContext.create("exr", "r")
+        frames = [*context.decode(av.Packet(data)), *context.decode(None)]
+        frame = frames[0]
+    except (av.FFmpegError, *DECODER_ERRORS) as error:
+        raise MediaError(
+            f"is damaged, or an EXR of a kind that is not read: {reason(error)}"
+        ) from None
+    name = frame.format.name
+    kind = np.float16 if "f16" in name else np.float32
+    rows = [np.frombuffer(bytes(plane), kind).reshape(frame.height, -1) for plane in frame.planes]
+    planes = [values[:, : frame.width].astype(np.float32) for values in rows]
+    if name.startswith("gbr"):
+        return [planes[2], planes[0], planes[1], *planes[3:]]
+    if name.startswith("gray"):
+        return planes
+    raise MediaError(f"is an EXR of a kind that is not read ({name})")
+
+
+def write_exr(picture: Picture, software: str | None, *, keep: bool) -> bytes:
+    """An EXR of the first frame, float32, half or full as the input was, attributes kept."""
+    import av
+
+    frame = picture.frames[0].astype(np.float32)
+    if frame.ndim == 2:
+        frame = frame[..., None]
+    if frame.shape[2] in (2, 4) and picture.premultiplied:
+        frame = np.concatenate((frame[..., :-1] * frame[..., -1:], frame[..., -1:]), 2)
+    if frame.shape[2] == 2:
+        frame = frame[..., [0, 0, 0, 1]]
+    height, width, channels = frame.shape
+    name = {1: "grayf32le", 3: "gbrpf32le", 4: "gbrapf32le"}[channels]
+    context = av.CodecContext.create("exr", "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.width, context.height, context.pix_fmt = width, height, name
+    context.time_base = Fraction(1, 1)
+    half = picture.depth == 16
+    context.options = {
+        "compression": WRITES.get(picture.compression or "", "zip16"),
+        "format": "half" if half else "float",
+    }
+    if half:  # light beyond what a half can hold would come back as infinity
+        frame = np.clip(frame, -65504, 65504)
+    shell = av.VideoFrame(width, height, name)
+    for plane, number in zip(shell.planes, (0,) if channels == 1 else (1, 2, 0, 3), strict=False):
+        rows = np.zeros((height, plane.line_size // 4), np.float32)
+        rows[:, :width] = frame[..., number]
+        plane.update(rows.tobytes())
+    try:
+        packets = [*context.encode(shell), *context.encode(None)]
+    except av.FFmpegError as error:
+        raise MediaError(f"cannot be written as EXR: {reason(error)}") from None
+    coded = b"".join(bytes(packet) for packet in packets)
+    extra = [(name, *value.split(b"\0", 1)) for name, value in picture.carried] if keep else []
+    if software and keep:
+        extra = [row for row in extra if row[0] != b"software"]
+        extra.append((b"software", b"string", software.encode()))
+    return _with_attributes(coded, [_Attribute(*row) for row in extra])
+
+
+def _with_attributes(coded: bytes, extra: list[_Attribute]) -> bytes:
+    """The EXR with more attributes; its chunks move, and their offsets with them."""
+    attributes, end = _attributes(coded)
+    own = [a for a in attributes if a.name not in {b"writer", b"gamma"} | {e.name for e in extra}]
+    head = b"".join(
+        a.name + b"\0" + a.kind + b"\0" + struct.pack("<I", len(a.value)) + a.value
+        for a in own + extra
+    )
+    header = coded[:8] + head + b"\0"
+    first = struct.unpack_from("<Q", coded, end)[0]
+    offsets = struct.unpack_from(f"<{(first - end) // 8}Q", coded, end)
+    moved = [offset + len(header) - end for offset in offsets]
+    return header + struct.pack(f"<{len(moved)}Q", *moved) + coded[first:]
+
+
+_HDR_SIZE = re.compile(rb"\n([-+][XY]) (\d{1,9}) ([-+][XY]) (\d{1,9})\n")
+
+
+def read_hdr(data: bytes, limits: Limits) -> Picture:
+    """A Radiance picture as float32. Raises MediaError."""
+    size = _HDR_SIZE.search(data[: 1 << 16])
+    if not size:
+        raise MediaError("is damaged: the Radiance header gives no size")
+    if (size[1], size[3]) != (b"-Y", b"+X"):
+        raise MediaError("is a Radiance picture that is stored turned, which is not read")
+    if b"32-bit_rle_xyze" in data[: size.start()]:
+        raise MediaError("is a Radiance picture in XYZ, which is not read")
+    height, width = int(size[2]), int(size[4])
+    limits.check(width, height)
+    image = cv2().imdecode(np.frombuffer(data, np.uint8), cv2().IMREAD_UNCHANGED)
+    if image is None:
+        raise MediaError("is damaged: the Radiance picture does not decode")
+    picture = Picture([np.ascontiguousarray(image[..., ::-1])], "hdr", linear=True)
+    picture.icc = colour.linear_profile()
+    lines = data[: size.start()].split(b"\n")[1:]
+    picture.carried = [(b"", line) for line in lines if line and not line.startswith(b"FORMAT=")]
+    return picture
+
+
+def write_hdr(picture: Picture, software: str | None, *, keep: bool) -> bytes:
+    """A Radiance picture of the first frame, with the input's header lines."""
+    frame = picture.frames[0].astype(np.float32)
+    rgb = np.repeat(frame[..., None], 3, 2) if frame.ndim == 2 else frame
+    done, coded = cv2().imencode(".hdr", np.ascontiguousarray(np.maximum(rgb, 0)[..., ::-1]))
+    if not done:
+        raise MediaError("cannot be written as Radiance HDR")
+    lines = [line for _, line in picture.carried] if keep else []
+    if software and keep:
+        lines = [line for line in lines if not line.startswith(b"SOFTWARE=")]
+        lines.append(b"SOFTWARE=" + software.encode("ascii", "replace"))
+    head, rest = bytes(coded).split(b"\n", 1)
+    return b"\n".join([head, *lines, rest])

@@ -1,0 +1,67 @@
+"""The deep residual network with a strength alpha.
+
+Ri, Choe, O, Kim: low-light enhancement with a controllable intensity. A dark picture is modelled
+as I' = I - alpha * I_D with the difference map I_D = (1 - I^gamma) * I (their Eq. 6). Estimate-Net
+predicts I_D from I'; Enhance-Net cleans the sum I' + alpha * I_D. alpha is the user's control.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """x + BN(conv3x7(ReLU(conv7x3(BN(x))))): a 9x9 field for 42 taps."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.front = nn.BatchNorm2d(channels)
+        self.tall = nn.Conv2d(channels, channels, (7, 3), padding=(3, 1))
+        self.wide = nn.Conv2d(channels, channels, (3, 7), padding=(1, 3))
+        self.back = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.back(self.wide(torch.relu(self.tall(self.front(x)))))
+
+
+def _net(channels: int, depth: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, channels, 3, padding=1),
+        nn.ReLU(),
+        *(Block(channels) for _ in range(depth)),
+        nn.ReLU(),
+        nn.Conv2d(channels, 3, 3, padding=1),
+    )
+
+
+class Residual(nn.Module):
+    """``forward(x, alpha)``: (N, 3, H, W) RGB in [0, 1] -> the same shape and range; any size.
+
+    ``alpha``: the strength, a number or a tensor that broadcasts to x; trained on 0.5 to 2. The
+    network sees 49x49 pixels and no statistic of the whole picture. ``channels`` is 64 in the
+    paper's ancestors and 32 in the shipped weights.
+    """
+
+    def __init__(self, channels: int = 32) -> None:
+        super().__init__()
+        self.estimate = _net(channels, 3)
+        self.enhance = _net(channels, 2)
+
+    def predict(self, x: Tensor, alpha: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+        """The enhanced picture before the clamp, and the difference map D: (N, 3, H, W) each."""
+        difference = self.estimate(x)
+        y = x + alpha * difference
+        return y + self.enhance(y), difference
+
+    def forward(self, x: Tensor, alpha: Tensor | float = 1.0) -> tuple[Tensor, Tensor]:
+        """The enhanced picture in [0, 1], and the difference map D (unbounded)."""
+        enhanced, difference = self.predict(x, alpha)
+        return enhanced.clamp(0, 1), difference
+
+
+def darken(image: Tensor, alpha: Tensor | float, gamma: Tensor | float) -> Tensor:
+    """The paper's low-light model (Eq. 6): I' = max(0, I - alpha * (1 - I^gamma) * I).
+
+    ``image``: (N, 3, H, W) in [0, 1]; ``alpha`` and ``gamma`` broadcast to it. White stays white;
+    for alpha > 1 the darkest parts are clipped to exact zeros.
+    """
+    return (image - alpha * (1 - image**gamma) * image).clamp_min(0)

@@ -1,0 +1,141 @@
+"""What became of each job: lines and progress for people on stderr, data on stdout, exit status."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from enum import IntEnum
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class ExitStatus(IntEnum):
+    """What the shell is told."""
+
+    OK = 0
+    FAILED = 1  # something asked for is not there
+    REFUSED = 2  # nothing was started
+    HANGUP = 129
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class Rate(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(
+            "" if task.speed is None else f"{task.speed:.3g}/s", style="progress.data.speed"
+        )
+
+
+class Report:
+    """Collects done, skipped and failed, and tells of them as asked.
+
+    ``verbosity``: -1 errors only, 0 a line a file and the sum, 1 every choice made. ``as_json``:
+    one object a line on stdout instead of the lines for people.
+    """
+
+    def __init__(self, verbosity: int = 0, as_json: bool = False) -> None:
+        self.verbosity = verbosity
+        self.as_json = as_json
+        # soft_wrap: a line that names a file is one line, however narrow the terminal.
+        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self.finished = 0
+        self.passed_over = 0
+        self.failures: list[tuple[str, str]] = []
+        self.progress: Progress | None = None
+
+    @property
+    def exit_status(self) -> ExitStatus:
+        return ExitStatus.FAILED if self.failures else ExitStatus.OK
+
+    def say(self, line: str, verbosity: int = 1) -> None:
+        """A line for people, when they want to hear that much."""
+        if self.verbosity >= verbosity:
+            self.console.print(escape(line))
+
+    def warn(self, name: str, line: str) -> None:
+        """Something was lost or changed that was not asked for."""
+        if self.verbosity >= 0:
+            self.console.print(f"[yellow]{escape(name)}: {escape(line)}[/]")
+
+    def done(self, source: str, target: str, seconds: float, **fields: Any) -> None:
+        self.finished += 1
+        self._emit("done", source, target=target, seconds=round(seconds, 3), **fields)
+        self.say(f"{source} -> {target} ({seconds:.2f} s)", 0)
+
+    def skipped(self, source: str, target: str, reason: str) -> None:
+        self.passed_over += 1
+        self._emit("skipped", source, target=target, reason=reason)
+        self.say(f"{source}: skipped, {reason}", 1)
+
+    def failed(self, source: str, reason: str) -> None:
+        """One line with the name and what is wrong; the batch goes on."""
+        reason = " ".join(reason.split())
+        self.failures.append((source, reason))
+        self._emit("failed", source, error=reason)
+        self.console.print(f"[red]{escape(source)}: {escape(reason)}[/]")
+
+    def _emit(self, status: str, source: str, **fields: Any) -> None:
+        if self.as_json:
+            line = json.dumps({"status": status, "source": source, **fields}, ensure_ascii=True)
+            print(line, flush=True)
+
+    def summary(self) -> None:
+        """The sum at the end of several jobs, and again what failed when it has scrolled away."""
+        if self.finished + self.passed_over + len(self.failures) <= 1:
+            return
+        parts = [f"{self.finished} done"]
+        if self.passed_over:
+            parts.append(f"{self.passed_over} skipped")
+        if self.failures:
+            parts.append(f"{len(self.failures)} failed")
+        self.say(", ".join(parts), 0)
+        if self.failures and self.finished + self.passed_over + len(self.failures) > 20:
+            self.say("failed:", 0)
+            for source, reason in self.failures:
+                self.say(f"  {source}: {reason}", 0)
+
+    def tracking(self) -> AbstractContextManager[object]:
+        """Progress bars while the block runs, on a terminal and unless quiet."""
+        if self.verbosity < 0 or self.as_json or not sys.stderr.isatty():
+            return nullcontext()
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Rate(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        return self.progress
+
+    def task(self, description: str, total: int | None) -> Any:
+        """A bar; give what it returns to :meth:`advance`."""
+        if self.progress is None:
+            return None
+        return self.progress.add_task(escape(description), total=total)
+
+    def advance(self, task: Any, done: bool = False) -> None:
+        """One step further, or finished and gone."""
+        if self.progress is None or task is None:
+            return
+        if done:
+            self.progress.remove_task(task)
+        else:
+            self.progress.advance(task)

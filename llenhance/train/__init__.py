@@ -1,0 +1,1 @@
+"""Training: data, losses, recipes, loop. Imported by nothing but its own command."""

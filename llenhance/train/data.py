@@ -1,0 +1,160 @@
+"""Training pictures: folders read into memory, and batches cut from them.
+
+Every draw takes its randomness from a generator that the caller seeds with (seed, step), so a run
+that was killed and resumed sees exactly the pictures it would have seen.
+"""
+
+import csv
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import Refusal
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two aligned pictures, uint8 RGB (H, W, 3); ``scene`` is shared by pairs of one scene."""
+
+    name: str
+    scene: str
+    low: Picture
+    high: Picture
+
+
+@dataclass(frozen=True)
+class View:
+    """How one kind of batch is cut: ``batch`` crops of ``height`` x ``width`` pixels.
+
+    ``reduce``: each crop is that many times larger in the picture and then reduced by area, so a
+    reduce of 2 or 3 shows the network nearly whole pictures at little cost. ``share``: how often
+    this view is drawn, relative to the others.
+    """
+
+    height: int
+    width: int
+    batch: int
+    reduce: float = 1.0
+    share: float = 1.0
+
+
+@dataclass
+class Data:
+    """Everything a recipe draws from. ``shares`` holds one weight for each pair."""
+
+    pairs: list[Pair] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+    normal: list[Picture] = field(default_factory=list)
+    dark: list[Picture] = field(default_factory=list)
+    validation: list[Pair] = field(default_factory=list)
+
+
+def read(path: Path) -> Picture:
+    """An 8-bit RGB picture; raises Refusal when the file is none."""
+    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise Refusal(f"{path}: not a picture")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder by name; raises Refusal when there are none."""
+    if not folder.is_dir():
+        raise Refusal(f"{folder}: not a folder")
+    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise Refusal(f"{folder}: no pictures in it")
+    return found
+
+
+def matched(low: Path, high: Path) -> list[tuple[Path, Path]]:
+    """(low, high) files with the same stem; raises Refusal when there are none."""
+    highs = {path.stem: path for path in pictures(high)}
+    found = [(path, highs[path.stem]) for path in pictures(low) if path.stem in highs]
+    if not found:
+        raise Refusal(f"{low} and {high}: no file has the same name in both")
+    return found
+
+
+def read_pairs(folder: Path) -> tuple[list[Pair], list[Pair]]:
+    """(training, validation) pairs of a folder with ``low/`` and ``high/``.
+
+    A ``scenes.tsv`` (stem, scene, split) beside them holds out its validation scenes; without it
+    all pairs are for training and each is a scene of its own.
+    """
+    splits: dict[str, tuple[str, str]] = {}
+    table = folder / "scenes.tsv"
+    if table.is_file():
+        with table.open(newline="") as lines:
+            for row in csv.DictReader(lines, delimiter="\t"):
+                splits[row["stem"]] = (row["scene"], row["split"])
+    training: list[Pair] = []
+    validation: list[Pair] = []
+    for low, high in matched(folder / "low", folder / "high"):
+        scene, split = splits.get(low.stem, (low.stem, "train"))
+        pair = Pair(low.stem, f"{folder.name}/{scene}", read(low), read(high))
+        if pair.low.shape != pair.high.shape:
+            raise Refusal(f"{low}: its size differs from that of {high}")
+        (validation if split == "validation" else training).append(pair)
+    return training, validation
+
+
+def one_per_scene(pairs: list[Pair], limit: int) -> list[Pair]:
+    """At most ``limit`` pairs, one from each of as many scenes, spread evenly."""
+    firsts = list({pair.scene: pair for pair in reversed(pairs)}.values())[::-1]
+    if len(firsts) <= limit:
+        return firsts
+    return [firsts[round(i * (len(firsts) - 1) / max(1, limit - 1))] for i in range(limit)]
+
+
+def _region(shape: tuple[int, ...], view: View, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Where to cut: the view's shape, reduced further if the picture is too small for it."""
+    reduce = min(view.reduce, shape[0] / view.height, shape[1] / view.width)
+    height, width = int(view.height * reduce), int(view.width * reduce)
+    top = int(rng.integers(shape[0] - height + 1))
+    left = int(rng.integers(shape[1] - width + 1))
+    return slice(top, top + height), slice(left, left + width)
+
+
+def cut(images: list[Picture], view: View, rng: np.random.Generator) -> list[NDArray[np.float32]]:
+    """The same random crop, flip and quarter turn of aligned pictures: float32 [0, 1]."""
+    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+    turned = [np.rot90(image, turns) for image in images]
+    region = _region(turned[0].shape, view, rng)
+    crops = []
+    for image in turned:
+        crop = np.ascontiguousarray(image[region])
+        if crop.shape[:2] != (view.height, view.width):
+            interpolation = cv2.INTER_AREA if crop.shape[0] > view.height else cv2.INTER_CUBIC
+            crop = cv2.resize(crop, (view.width, view.height), interpolation=interpolation)
+        if flip:
+            crop = crop[:, ::-1]
+        crops.append(crop.astype(np.float32) / 255)
+    return crops
+
+
+def stack(crops: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Crops (H, W, 3) -> one batch (N, 3, H, W)."""
+    return np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2))
+
+
+def underexpose(high: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """A made dark picture that looks like a short exposure, from a normal one (H, W, 3).
+
+    A nearly linear gain of 0.03 to 0.25, a mild gamma, a slight colour cast, noise that grows with
+    the signal, and 8-bit quantisation: what real pairs of short and long exposures show.
+    """
+    gain = np.exp(rng.uniform(np.log(0.03), np.log(0.25)))
+    gamma = rng.uniform(0.9, 1.5)
+    cast = rng.uniform(0.9, 1.1, 3).astype(np.float32)
+    low = gain * cast * high ** np.float32(gamma)
+    shot, floor = rng.uniform(0, 0.008), rng.uniform(0, 0.008)
+    deviation = np.sqrt(shot * gain * low + floor**2)
+    noise = rng.standard_normal(low.shape, np.float32)
+    return np.round(np.clip(low + deviation * noise, 0, 1) * 255).astype(np.float32) / 255

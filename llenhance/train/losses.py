@@ -1,0 +1,162 @@
+"""Loss terms on (N, 3, H, W) pictures in [0, 1]; each returns a scalar tensor."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
+    """Run without autocast: differences of nearly equal numbers do not survive bf16."""
+
+    @wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+def charbonnier(a: Tensor, b: Tensor, epsilon: float = 1e-3) -> Tensor:
+    """A smooth L1: mean of sqrt((a - b)^2 + epsilon^2)."""
+    return ((a - b).square() + epsilon**2).sqrt().mean()
+
+
+def _gaussian(size: int = 11, sigma: float = 1.5) -> Tensor:
+    x = torch.arange(size, dtype=torch.float32) - size // 2
+    kernel = torch.exp(-(x**2) / (2 * sigma**2))
+    return kernel / kernel.sum()
+
+
+@in_full_precision
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Mean structural similarity: Gaussian 11x11, sigma 1.5, valid convolution, L = 1."""
+    taps = _gaussian().to(a)
+    channels = a.shape[1]
+
+    def blur(x: Tensor) -> Tensor:
+        x = F.conv2d(x, taps.view(1, 1, -1, 1).expand(x.shape[1], 1, -1, 1), groups=x.shape[1])
+        return F.conv2d(x, taps.view(1, 1, 1, -1).expand(x.shape[1], 1, 1, -1), groups=x.shape[1])
+
+    moments = blur(torch.cat((a, b, a * a, b * b, a * b), 1))
+    mean_a, mean_b, square_a, square_b, product = moments.split(channels, 1)
+    variance_a, variance_b = square_a - mean_a**2, square_b - mean_b**2
+    covariance = product - mean_a * mean_b
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    contrast = (2 * covariance + c2) / (variance_a + variance_b + c2)
+    return (luminance * contrast).mean()
+
+
+def tone(a: Tensor, b: Tensor, size: int = 16) -> Tensor:
+    """L1 between means of size x size blocks: exposure and colour, blind to noise and detail."""
+    size = min(size, *a.shape[2:])
+    return (F.avg_pool2d(a, size) - F.avg_pool2d(b, size)).abs().mean()
+
+
+def colour_angle(a: Tensor, b: Tensor, size: int = 8) -> Tensor:
+    """1 - cosine between the RGB vectors of size x size blocks: blind to exposure, not to tint.
+
+    A hundredth of white is added to both, so that black has the direction of grey.
+    """
+    a, b = (F.avg_pool2d(x, size) + 0.01 for x in (a, b))
+    return (1 - F.cosine_similarity(a, b, dim=1)).mean()
+
+
+def total_variation(x: Tensor) -> Tensor:
+    """DLN's smoothness term: twice the mean squared vertical and horizontal differences."""
+    dy, dx = x.diff(dim=2), x.diff(dim=3)
+    return 2 * (dy.square().mean() + dx.square().mean())
+
+
+def neighbour_smoothness(x: Tensor) -> Tensor:
+    """SCI's smoothness: twice the L1 differences to 12 neighbours (its weights are 1 within 2%)."""
+    offsets = ((1, 0), (0, 1), (1, 1), (1, -1), (2, 0), (0, 2))
+    offsets += ((2, 1), (2, -1), (1, 2), (1, -2), (2, 2), (2, -2))
+    height, width = x.shape[2:]
+    total = x.new_zeros(())
+    for dy, dx in offsets:
+        a = x[:, :, dy:, max(dx, 0) : width + min(dx, 0)]
+        b = x[:, :, : height - dy, max(-dx, 0) : width + min(-dx, 0)]
+        total = total + (a - b).abs().sum(1).mean()
+    return 2 * total
+
+
+def hue_saturation(rgb: Tensor) -> tuple[Tensor, Tensor]:
+    """HSV hue and saturation in [0, 1], (N, H, W) each, of RGB (N, 3, H, W)."""
+    high, low = rgb.amax(1), rgb.amin(1)
+    chroma = (high - low).clamp_min(1e-4)
+    red, green, blue = rgb.unbind(1)
+    hue = torch.where(
+        high == red,
+        ((green - blue) / chroma) % 6,
+        torch.where(high == green, (blue - red) / chroma + 2, (red - green) / chroma + 4),
+    )
+    return hue / 6, (high - low) / high.clamp_min(1e-4)
+
+
+def colour(a: Tensor, b: Tensor) -> Tensor:
+    """NEID's colour loss: 1 - cosine of the hues and 1 - cosine of the saturations, per picture.
+
+    Hue means nothing where a picture is grey: pixels with saturation below 0.02 pass no gradient.
+    """
+    hue_a, saturation_a = hue_saturation(a.clamp(0, 1))
+    hue_b, saturation_b = hue_saturation(b)
+    hue_a = torch.where(saturation_a < 0.02, hue_a.detach(), hue_a)
+    loss = 2 - F.cosine_similarity(hue_a.flatten(1), hue_b.flatten(1))
+    return (loss - F.cosine_similarity(saturation_a.flatten(1), saturation_b.flatten(1))).mean()
+
+
+def huber(a: Tensor, b: Tensor, delta: float = 0.1) -> Tensor:
+    """Quadratic within delta, linear beyond (delta 1 on [0, 1] data would be half an MSE)."""
+    return F.huber_loss(a, b, delta=delta)
+
+
+def relativistic_generator(real: Tensor, fake: Tensor) -> Tensor:
+    """Relativistic average LSGAN, the generator's side (EnlightenGAN, Eq. 3 and 4)."""
+    return (
+        0.5 * (real - fake.mean()).square().mean() + 0.5 * (fake - real.mean() - 1).square().mean()
+    )
+
+
+def relativistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    """Relativistic average LSGAN, the discriminator's side."""
+    return (
+        0.5 * (real - fake.mean() - 1).square().mean() + 0.5 * (fake - real.mean()).square().mean()
+    )
+
+
+class GradientBank(nn.Module):
+    """Fixed features for the self-feature-preserving loss: gradients at four scales.
+
+    It stands where the paper has VGG-16, whose weights this project does not ship. Luma gradients
+    (Sobel) at 1/2, 1/4, 1/8 and 1/16 of the size, as long as 8 pixels are left, each map
+    instance-normalised: blind to exposure, sensitive to structure. The full size is left out: in
+    a dark picture its gradients are the noise that enhancement should not preserve.
+    """
+
+    @in_full_precision
+    def forward(self, rgb: Tensor) -> list[Tensor]:
+        luma = (rgb * rgb.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        sobel = luma.new_tensor([[1, 0, -1], [2, 0, -2], [1, 0, -1]]) / 8
+        kernel = torch.stack((sobel, sobel.T))[:, None]
+        maps = []
+        for _ in range(4):
+            luma = F.avg_pool2d(luma, 2)
+            if min(luma.shape[2:]) < 8:
+                break
+            gradient = F.conv2d(luma, kernel)
+            maps.append(F.instance_norm(gradient, eps=1e-8))
+        return maps
+
+
+def feature_distance(features: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared difference of the feature maps of two pictures."""
+    pairs = zip(features(a), features(b), strict=True)
+    return torch.stack([(x - y).square().mean() for x, y in pairs]).mean()

@@ -1,0 +1,24 @@
+"""What all tests share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+# Threads that spin beside each other make a small machine many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def real_dark_photos(count: int) -> list[Path]:
+    """Evenly chosen real dark photos, where this checkout has them beside it."""
+    found = sorted((SHARED / "dark_photos").glob("*.jpg"))
+    return found[:: max(1, len(found) // count)][:count] if found else []

@@ -1,0 +1,178 @@
+"""Engines: the same picture from each, and honest about where they run."""
+
+import cv2
+import numpy as np
+import pytest
+from conftest import real_dark_photos
+
+from llenhance import engines, load
+from llenhance.checkpoints import find
+from llenhance.engines import onnx as onnx_engine
+from llenhance.errors import DeviceError, WeightsError
+from llenhance.methods import METHODS
+
+SIZES = [(601, 399), (1, 1), (3, 200), (64, 96), (33, 17)]
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Both engines of a method, opened once."""
+    opened = {}
+
+    def get(name):
+        if name not in opened:
+            opened[name] = [load(name, engine=kind, device="cpu") for kind in ("onnx", "torch")]
+        return opened[name]
+
+    return get
+
+
+def dark_scene(height, width, rng):
+    ramp = np.linspace(0, 40, width)[None, :, None] + np.linspace(0, 20, height)[:, None, None]
+    return np.clip(ramp * [1, 0.8, 0.6] + rng.normal(0, 3, (height, width, 3)), 0, 255).astype(
+        np.uint8
+    )
+
+
+def variants(method):
+    """Every control at its ends and every scale."""
+    yield {}
+    for control in method.controls:
+        yield {control.name: control.low}
+        yield {control.name: control.high}
+    for scale in method.scales[1:]:
+        yield {"scale": scale}
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
+def test_engines_agree(pair, method, size, rng):
+    if method.name == "dln" and size == (601, 399):
+        size = (201, 133)  # the same oddness at a ninth of the time
+    image = dark_scene(*size, rng).astype(np.float32) / 255
+    for settings in variants(method):
+        a, b = (enhancer.enhance(image, **settings) for enhancer in pair(method.name))
+        scale = settings.get("scale", 1)
+        assert a.shape == b.shape == (size[0] * scale, size[1] * scale, 3)
+        assert np.abs(a - b).max() < 1 / 255
+
+
+@pytest.mark.skipif(not real_dark_photos(1), reason="no real photos beside this checkout")
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
+def test_engines_agree_on_real_photos(pair, method):
+    for path in real_dark_photos(4):
+        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)[:251, :301]
+        image = image.astype(np.float32) / 255
+        for settings in variants(method):
+            a, b = (enhancer.enhance(image, **settings) for enhancer in pair(method.name))
+            assert np.abs(a - b).max() < 1 / 255
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_depths_agree(engine, dtype, rng):
+    """One picture in three depths comes out the same within their rounding."""
+    enhancer = load("lightweight", engine=engine, device="cpu")
+    image = dark_scene(40, 50, rng)
+    exact = enhancer.enhance(image.astype(np.float32) / 255)
+    peak = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    given = (image.astype(np.float64) / 255 * peak).astype(dtype)
+    if dtype == np.uint16:
+        given = image.astype(np.uint16) * 257
+    out = enhancer.enhance(given)
+    assert out.dtype == dtype
+    assert np.abs(out / peak - exact).max() <= 0.51 / peak + 1e-6
+
+
+def test_planes_round_and_do_not_truncate():
+    planes = np.full((1, 3, 1, 1), 0.6 / 255, np.float32)
+    assert onnx_engine.from_planes(planes, np.dtype(np.uint8)).max() == 1
+
+
+def test_every_uint8_value_survives_the_round_trip():
+    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    for dtype, picture in ((np.uint8, values), (np.uint16, values.astype(np.uint16) * 257)):
+        planes = onnx_engine.to_planes(picture)
+        assert planes.max() <= 1
+        np.testing.assert_array_equal(onnx_engine.from_planes(planes, np.dtype(dtype)), picture)
+
+
+# --- devices ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:1", "", "cuda:99", "CUDA"])
+def test_a_device_that_is_none_is_refused(device):
+    with pytest.raises(DeviceError) as error:
+        load("lightweight", device=device)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("engine", ["auto", "onnx", "torch"])
+def test_a_gpu_that_is_not_there_is_refused(engine, monkeypatch):
+    monkeypatch.setattr(engines, "cuda_devices", lambda: 0)
+    with pytest.raises(DeviceError, match="no NVIDIA GPU"):
+        load("lightweight", device="cuda", engine=engine)
+
+
+def test_a_gpu_that_the_driver_sees_but_the_engine_cannot_use_is_refused(monkeypatch):
+    """The driver reports one GPU more than there are: each engine must notice by itself."""
+    real = engines.cuda_devices()
+    monkeypatch.setattr(engines, "cuda_devices", lambda: real + 1)
+    for engine in ("onnx", "torch"):
+        with pytest.raises(DeviceError) as error:
+            load("lightweight", device=f"cuda:{real}", engine=engine)
+        assert "\n" not in str(error.value)
+    if not real:  # and auto falls back, and says why
+        enhancer = load("lightweight", device="auto")
+        assert enhancer.device == "cpu"
+        assert "cuda" in enhancer.note.lower()
+
+
+def test_auto_without_gpu_is_onnx_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(engines, "cuda_devices", lambda: 0)
+    monkeypatch.setattr(engines.sys, "platform", "linux")
+    enhancer = load("lightweight")
+    assert (enhancer.engine.name, enhancer.device) == ("onnx", "cpu")
+    assert enhancer.note == "no GPU found"
+
+
+def test_weights_without_a_graph_run_on_torch(tmp_path):
+    weights = find(METHODS["lightweight"])
+    copy = tmp_path / "mine.safetensors"
+    copy.write_bytes(weights.path.read_bytes())
+    assert load("lightweight", weights=copy, device="cpu").engine.name == "torch"
+    with pytest.raises(WeightsError, match="no graph beside the weights"):
+        load("lightweight", weights=copy, device="cpu", engine="onnx")
+
+
+def test_a_graph_of_other_weights_is_refused(tmp_path):
+    weights = find(METHODS["lightweight"])
+    copy = tmp_path / "lightweight.safetensors"
+    data = bytearray(weights.path.read_bytes())
+    data[-1] ^= 1
+    copy.write_bytes(data)
+    (tmp_path / "lightweight.onnx").write_bytes(weights.graph(METHODS["lightweight"], 1).read_bytes())
+    with pytest.raises(WeightsError, match="made for other weights"):
+        load("lightweight", weights=copy, device="cpu", engine="onnx")
+
+
+def test_threads_follow_the_environment(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert engines.available_threads() == 3
+    for value in ("", "0", "many"):
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert engines.available_threads() >= 1
+        assert engines.available_threads() <= (engines.os.cpu_count() or 1)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not engines.cuda_devices(), reason="no NVIDIA GPU on this machine")
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
+def test_gpu_agrees_with_cpu(method, rng):
+    image = dark_scene(133, 201, rng).astype(np.float32) / 255
+    gpu = load(method.name, device="cuda")
+    assert gpu.device.startswith("cuda")
+    for settings in variants(method):
+        a = gpu.enhance(image, **settings)
+        b = load(method.name, device="cpu", engine="torch").enhance(image, **settings)
+        assert np.abs(a - b).max() < 1 / 255
