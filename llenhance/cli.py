@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from .errors import LLEnhanceError, Refusal
+from .evaluate import evaluate
 from .methods import DEFAULT, METHODS
 from .train.command import train
 from .version import __version__
@@ -62,6 +63,17 @@ def models_callback(_ctx: click.Context, _param: click.Parameter, value: str) ->
         if name not in METHODS:
             raise click.BadParameter(f"{name!r} is none of {', '.join(METHODS)} and all")
     return list(dict.fromkeys(names))
+
+
+def tile_callback(
+    _ctx: click.Context, _param: click.Parameter, value: str
+) -> int | Literal["auto", "off"]:
+    """auto, off, or a number of pixels."""
+    if value == "auto" or value == "off":
+        return value
+    if not value.isdecimal() or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is neither auto, off nor a number of pixels")
+    return int(value)
 
 
 def complete_models(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[str]:
@@ -146,6 +158,14 @@ def cli() -> None:
 @click.option("--scale", type=int, help="neid: 2 doubles the size. [default: 1]")
 @engine_options
 @click.option(
+    "--tile",
+    default="auto",
+    show_default=True,
+    metavar="auto|N|off",
+    callback=tile_callback,
+    help="Cut large pictures into tiles of N pixels; the result is the same.",
+)
+@click.option(
     "--on-exists",
     type=click.Choice(["error", "skip", "overwrite", "rename"]),
     default="error",
@@ -176,6 +196,7 @@ def enhance(
     device: str,
     threads: int | None,
     weights: str | None,
+    tile: int | Literal["auto", "off"],
     on_exists: str,
     name_template: str,
     quality: int | None,
@@ -221,7 +242,7 @@ def enhance(
     enhancers = _load(planned, report, models, device, engine, weights, threads)
     for source, reason in planned.failures:
         report.failed(source, reason)
-    settings = Settings(strength, scale, given, quality, on_exists == "overwrite")
+    settings = Settings(strength, scale, given, tile, quality, on_exists == "overwrite")
     run(planned.jobs, enhancers, report, settings)
     if compare is not None and not report.failures:
         _write_sheet(planned.jobs, Path(compare), reference, on_exists == "overwrite")
@@ -412,6 +433,7 @@ def export_weights(method: str, file: Path) -> None:
 
 
 cli.add_command(train)
+cli.add_command(evaluate)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
@@ -424,7 +446,7 @@ def main() -> None:
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
             signal.signal(getattr(signal, name), _stop)
     try:
-        sys.exit(cli.main(standalone_mode=False))
+        sys.exit(cli.main(prog_name="llenhance", standalone_mode=False))
     except click.exceptions.Abort:
         click.echo("llenhance: interrupted", err=True)
         sys.exit(INTERRUPTED)

@@ -8,10 +8,12 @@ from typing import Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import checkpoints, pixels
+from . import checkpoints, pixels, tiling
 from .engines import Engine, open_engine
 from .errors import ControlError
 from .methods import DEFAULT, METHODS, Method, get
+
+WORKING_MEMORY = 1 << 30  # bytes that one run of a network may need before a picture is cut
 
 
 def load(
@@ -61,6 +63,7 @@ class Enhancer:
         strength: float = ...,
         scale: int | None = ...,
         return_map: Literal[False] = ...,
+        tile: int | Literal["auto", "off"] = ...,
         **controls: float,
     ) -> NDArray: ...
 
@@ -72,6 +75,7 @@ class Enhancer:
         strength: float = ...,
         scale: int | None = ...,
         return_map: Literal[True],
+        tile: int | Literal["auto", "off"] = ...,
         **controls: float,
     ) -> tuple[NDArray, NDArray[np.float32]]: ...
 
@@ -82,6 +86,7 @@ class Enhancer:
         strength: float = 1.0,
         scale: int | None = None,
         return_map: bool = False,
+        tile: int | Literal["auto", "off"] = "auto",
         **controls: float,
     ) -> NDArray | tuple[NDArray, NDArray[np.float32]]:
         """Make a dark picture visible.
@@ -91,6 +96,9 @@ class Enhancer:
         The range comes from the dtype, never from the values. Any size from 1x1.
         ``strength``: 0 gives the input, 1 the method, between is a blend.
         ``scale``: output size over input size; one of the method's scales.
+        ``tile``: the side in pixels of the tiles that a large picture is cut into; auto cuts where
+        the whole would need more than a gigabyte of working memory; off never cuts. Tiles give
+        the picture that the whole would give.
         ``controls``: the method's own, for instance ``alpha`` of residual.
         ``return_map``: also return the method's map, float32 (H, W, 3); residual's is D.
 
@@ -107,9 +115,7 @@ class Enhancer:
         given = rgb if strength == 1 else pixels.to_float(rgb)
         height, width = given.shape[:2]
         padded, top, left = pad(given, self.method.multiple_of)
-        enhanced, *maps = (
-            plane[0] for plane in self.engine.run(padded[None], scale, settings, maps=return_map)
-        )
+        enhanced, *maps = self._run(padded, scale, settings, return_map, tile)
         enhanced = enhanced[
             top * scale : (top + height) * scale, left * scale : (left + width) * scale
         ]
@@ -122,6 +128,78 @@ class Enhancer:
         if not return_map:
             return result
         return result, maps[0][top : top + height, left : left + width]
+
+    def _run(
+        self,
+        image: NDArray,
+        scale: int,
+        controls: dict[str, float],
+        maps: bool,
+        tile: int | Literal["auto", "off"],
+    ) -> list[NDArray]:
+        """A padded picture through the engine, in one piece or in tiles."""
+        height, width = image.shape[:2]
+        size = self._tile_side(height, width, tile)
+        if size is None:
+            return [p[0] for p in self.engine.run(image[None], scale, controls, maps=maps)]
+        method = self.method
+        tiles = list(
+            tiling.cut(height, width, size, method.receptive_radius, method.multiple_of)
+        )
+        means = self._measure(image, tiles, scale) if method.means else None
+        joined: list[NDArray] = []
+        for part in tiles:
+            planes = self.engine.run(
+                image[part.outer][None], scale, controls, maps=maps, means=means
+            )
+            for number, plane in enumerate(planes):
+                factor = 1 if number else scale  # maps have the input's size
+                if number == len(joined):
+                    shape = (height * factor, width * factor, 3)
+                    joined.append(np.empty(shape, plane.dtype))
+                joined[number][_scaled(part.inner, factor)] = plane[0][_scaled(part.crop, factor)]
+        return joined
+
+    def _tile_side(
+        self, height: int, width: int, tile: int | Literal["auto", "off"]
+    ) -> int | None:
+        """The side of the tiles, or None for one piece."""
+        method = self.method
+        if tile == "off" or self.weights.options.get("align_corners"):
+            # The authors' EnlightenGAN enlarges on a grid that depends on the whole picture's size.
+            return None
+        if tile == "auto":
+            if height * width * method.memory <= WORKING_MEMORY:
+                return None
+            pixels = WORKING_MEMORY // method.memory
+            tile = tiling.side(pixels, method.receptive_radius, method.multiple_of)
+        if tile < 1:
+            raise ControlError(f"tile {tile}: a tile has at least one pixel")
+        tile = -(-tile // method.multiple_of) * method.multiple_of
+        return None if tile >= max(height, width) else tile
+
+    def _measure(
+        self, image: NDArray, tiles: list[tiling.Tile], scale: int
+    ) -> NDArray[np.float32]:
+        """The whole-picture means, exactly: one pass over all tiles for each of them."""
+        channels = self.method.means
+        means = np.zeros(sum(channels), np.float32)
+        begin = 0
+        for number, count in enumerate(channels):
+            total = np.zeros(count, np.float64)
+            for part in tiles:
+                outer = image[part.outer]
+                window = np.zeros(outer.shape[:2], np.float32)
+                window[part.crop] = 1
+                total += part.area * self.engine.measure(outer, window, scale, number, means)
+            means[begin : begin + count] = total / (image.shape[0] * image.shape[1])
+            begin += count
+        return means
+
+
+def _scaled(place: tuple[slice, slice], scale: int) -> tuple[slice, slice]:
+    rows, columns = (slice(part.start * scale, part.stop * scale) for part in place)
+    return rows, columns
 
 
 def check(

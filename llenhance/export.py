@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import checkpoints
 from .checkpoints import Weights, graph_path
 from .errors import LLEnhanceError
@@ -20,6 +22,7 @@ from .methods import Method
 
 if TYPE_CHECKING:
     import onnx
+    from torch import nn
 
 OPSET = 18
 INLINE_LIMIT = 65_536  # bytes of constants that may stay inside the graph: shapes, kernels, slopes
@@ -54,8 +57,10 @@ def export(method: Method, weights: Weights) -> list[Path]:
 
 
 def _trace(method: Method, weights: Weights, scale: int) -> onnx.ModelProto:
-    import onnxscript.optimizer
+    import onnx_ir as ir
     import torch
+    from onnx_ir.passes import common as passes
+    from onnxscript.optimizer import fold_constants_ir
     from torch.export import Dim
 
     network = checkpoints.build(method, weights)
@@ -65,9 +70,23 @@ def _trace(method: Method, weights: Weights, scale: int) -> onnx.ModelProto:
     for control in method.controls:
         arguments[control.name] = torch.tensor(control.default)
         shapes[control.name] = None
-    if len(method.scales) > 1:
-        arguments["scale"] = scale
-        shapes["scale"] = None
+    names = ["x", *(control.name for control in method.controls)]
+    outputs = ["enhanced", *method.maps]
+    fixed = {"scale": scale} if len(method.scales) > 1 else {}
+    if method.means:
+        height, width = arguments["x"].shape[2:]
+        arguments |= {
+            "window": torch.rand(2, 1, height, width),
+            "given": torch.rand(2, sum(method.means)),
+            "known": torch.ones(len(method.means)),
+        }
+        shapes |= {"window": shapes["x"], "given": {0: Dim.DYNAMIC}, "known": None}
+        names += ["window", "given", "known"]
+        outputs += [f"mean{number}" for number in range(len(method.means))]
+        network = _with_means(network, fixed)
+    else:
+        arguments |= fixed
+        shapes |= dict.fromkeys(fixed)
     # The exporter talks: about torchvision, which nothing here uses, and its own deprecations.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -76,15 +95,27 @@ def _trace(method: Method, weights: Weights, scale: int) -> onnx.ModelProto:
             network,
             kwargs=arguments,
             dynamic_shapes=shapes,
-            input_names=["x", *(control.name for control in method.controls)],
-            output_names=["enhanced", *method.maps],
+            input_names=names,
+            output_names=outputs,
             opset_version=OPSET,
             dynamo=True,
             # Its own optimizer folds batch normalisation into new kernels: a second copy.
             optimize=False,
             verbose=False,
         )
-        model = onnxscript.optimizer.optimize(program.model_proto)
+        # Not onnxscript's whole optimizer either, for the same reason: only what keeps the kernels.
+        passes.InlinePass()(program.model)
+        fold_constants_ir(program.model, onnx_shape_inference=True)
+        tidy = ir.passes.Sequential(
+            passes.RemoveUnusedNodesPass(),
+            passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            passes.DeduplicateInitializersPass(),
+            passes.CommonSubexpressionEliminationPass(),
+            passes.RemoveUnusedOpsetsPass(),
+            passes.OutputFixPass(),
+            passes.NameFixPass(),
+        )
+        model = ir.serde.serialize_model(tidy(program.model).model)
     for node in model.graph.node:
         # The exporter notes the source lines of every node, with paths of this machine.
         del node.metadata_props[:]
@@ -93,6 +124,24 @@ def _trace(method: Method, weights: Weights, scale: int) -> onnx.ModelProto:
     del model.graph.metadata_props[:]
     del model.metadata_props[:]
     return model
+
+
+def _with_means(network: nn.Module, fixed: dict[str, int]) -> nn.Module:
+    """The network with its whole-picture means as inputs and outputs."""
+    from torch import Tensor, nn
+
+    from .networks.means import Means
+
+    class WithMeans(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor, window: Tensor, given: Tensor, known: Tensor) -> Any:
+            means = Means(window, given, known)
+            return self.network(x, **fixed, means=means), *means.found
+
+    return WithMeans()
 
 
 def _rewrite_prelu(graph: onnx.GraphProto) -> None:
@@ -119,17 +168,20 @@ def _rewrite_prelu(graph: onnx.GraphProto) -> None:
 def _point_outside(graph: onnx.GraphProto, weights: Weights) -> None:
     """Replace the numbers of every initializer that the weights hold by their place there."""
     import onnx
+    from safetensors.numpy import load_file
 
     kinds = {"F32": onnx.TensorProto.FLOAT, "F16": onnx.TensorProto.FLOAT16}
+    values = load_file(weights.path)
     casts, inline = [], 0
     for tensor in graph.initializer:
-        entry = weights.tensors.get(tensor.name)
+        entry = weights.tensors.get(tensor.name.removeprefix("network."))
         if entry is None:
             inline += len(tensor.raw_data)
             continue
-        if tuple(tensor.dims) != entry.shape:
-            raise AssertionError(f"{tensor.name}: the exporter changed its shape")
         name = tensor.name
+        key = name.removeprefix("network.")
+        if not np.array_equal(onnx.numpy_helper.to_array(tensor), values[key]):
+            raise AssertionError(f"{name}: the exporter changed it")
         if entry.dtype == "F16":
             tensor.name = f"{name}.half"
             casts.append(

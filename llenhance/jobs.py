@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ class Settings:
     strength: float
     scale: int | None
     controls: Mapping[str, float]  # each for the methods that have it
+    tile: int | Literal["auto", "off"]
     quality: int | None
     overwrite: bool
 
@@ -43,6 +44,7 @@ class Settings:
             image,
             strength=self.strength,
             scale=self.scale if self.scale in method.scales else None,
+            tile=self.tile,
             **{name: value for name, value in self.controls.items() if name in own},
         )
 

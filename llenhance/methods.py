@@ -34,7 +34,8 @@ class Method:
     parameters: int  # of the shipped network
     multiple_of: int  # height and width that the network takes are multiples of this
     receptive_radius: int  # pixels to each side that one output pixel may depend on
-    statistics: tuple[str, ...]  # whole-picture statistics that tiles would have to share
+    means: tuple[int, ...]  # channels of each whole-picture mean that tiles have to share
+    memory: int  # bytes of working memory for each input pixel, measured in ONNX Runtime
     scales: tuple[int, ...]  # output size over input size; the first is the default
     controls: tuple[Control, ...]
     stored_half: bool  # kernels are kept as fp16 on disk (the large networks)
@@ -81,7 +82,8 @@ _ROWS = (
         parameters=700_586,
         multiple_of=1,
         receptive_radius=31,
-        statistics=("three channel gates",),
+        means=(64, 64, 64),  # of the features that the three gates see
+        memory=5000,
         scales=(1,),
         controls=(),
         stored_half=False,
@@ -97,7 +99,8 @@ _ROWS = (
         parameters=1_346,
         multiple_of=1,
         receptive_radius=8,
-        statistics=(),
+        means=(),
+        memory=250,
         scales=(1,),
         controls=(),
         stored_half=False,
@@ -112,7 +115,8 @@ _ROWS = (
         parameters=219_526,
         multiple_of=1,
         receptive_radius=24,
-        statistics=(),
+        means=(),
+        memory=620,
         scales=(1,),
         controls=(Control("alpha", 1.0, 0.0, 2.0, "how much light is added"),),
         stored_half=False,
@@ -126,8 +130,9 @@ _ROWS = (
         build=_neid,
         parameters=10_173_548,
         multiple_of=32,
-        receptive_radius=220,
-        statistics=("detail feature vector",),
+        receptive_radius=234,
+        means=(512,),  # the detail feature vector
+        memory=400,
         scales=(1, 2),
         controls=(),
         stored_half=True,
@@ -142,7 +147,8 @@ _ROWS = (
         parameters=8_636_675,
         multiple_of=16,
         receptive_radius=126,
-        statistics=(),
+        means=(),
+        memory=1000,
         scales=(1,),
         controls=(),
         stored_half=True,

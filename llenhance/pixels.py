@@ -108,10 +108,11 @@ def to_float(image: Array) -> NDArray[np.float32]:
 
 
 def from_float(image: Array, dtype: np.dtype[Any]) -> Array:
-    """float32 -> ``dtype``: clipped to [0, 1] and rounded; float32 comes back as it is."""
+    """float32 -> ``dtype``: clipped to [0, 1], rounded, NaN to 0; float32 comes back as it is."""
     if dtype == np.float32:
         return np.asarray(image, np.float32)
-    scaled = np.clip(image, 0, 1) * np.float32(WHITE[dtype])
+    # fmax takes 0 where a float picture holds NaN.
+    scaled = np.fmin(np.fmax(image, np.float32(0)), np.float32(1)) * np.float32(WHITE[dtype])
     return np.rint(scaled, out=scaled).astype(dtype)
 
 
@@ -145,7 +146,7 @@ def tone_map(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
     if peak.max() <= 1:
         return rgb
     room = np.float32(1 - KNEE)
-    bent = KNEE + room * (1 - np.exp(np.minimum(KNEE - peak, 0) / room))
+    bent = KNEE + room * (1 - np.exp((KNEE - np.clip(peak, KNEE, 9)) / room))
     shrunk = rgb * np.where(peak > KNEE, bent / np.maximum(peak, KNEE), 1)
     return np.minimum(shrunk, 1, dtype=np.float32)
 

@@ -188,6 +188,37 @@ def icc(name: str) -> bytes:
     )  # fmt: skip
 
 
+def cmyk_icc() -> bytes:
+    """A CMYK profile by hand: a table (mft2) from ink to Lab, of inks a little off the formula."""
+    from skimage.color import rgb2lab
+
+    grid = np.linspace(0, 1, 5)
+    ink = np.stack(np.meshgrid(grid, grid, grid, grid, indexing="ij"), -1).reshape(-1, 4)
+    rgb = (1 - ink[:, :3] * (0.9, 0.85, 0.95)) * (1 - 0.92 * ink[:, 3:])
+    lab = rgb2lab(rgb[None], illuminant="D50")[0]
+    stored = np.stack((lab[:, 0] * 652.8, (lab[:, 1] + 128) * 256, (lab[:, 2] + 128) * 256), -1)
+    ramp = struct.pack(">2H", 0, 65535)
+    table = b"mft2" + bytes(4) + bytes([4, 3, 5, 0])
+    table += struct.pack(">9i", *(65536 if n % 4 == 0 else 0 for n in range(9)))
+    table += struct.pack(">2H", 2, 2) + ramp * 4
+    table += np.rint(stored).clip(0, 65535).astype(">u2").tobytes() + ramp * 3
+    text = b"a test's inks\0"
+    parts = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", len(text)) + text + bytes(78),
+        b"cprt": b"text" + bytes(4) + b"none\0",
+        b"wtpt": b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061),
+        b"A2B0": table,
+    }
+    at, body, rows = 132 + 12 * len(parts), b"", b""
+    for name, part in parts.items():
+        rows += struct.pack(">4sII", name, at + len(body), len(part))
+        body += part + bytes(-len(part) % 4)
+    head = struct.pack(">I4sI4s4s4s12s4s", at + len(body), b"none", 0x02400000, b"prtr", b"CMYK",
+                       b"Lab ", bytes(12), b"acsp")  # fmt: skip
+    head = head.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(parts)) + rows + body
+
+
 # Encoders --------------------------------------------------------------------------------------
 
 
@@ -254,3 +285,82 @@ def with_png_chunks(data: bytes, *extra: tuple[bytes, bytes]) -> bytes:
         for kind, body in extra
     )
     return data[:33] + new + data[33:]
+
+
+# HEIC and DNG: no library at hand writes them, so they are put together here ------------------
+
+
+def _box(kind: bytes, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    return struct.pack(">I4s", len(body) + 8, kind) + body
+
+
+def heic(image: Array, *, turn: int = 0, ten_bit: bool = False) -> bytes:
+    """A HEIC of one picture, by x265 in PyAV. ``turn``: quarter turns to the left (irot)."""
+    import av
+
+    out = io.BytesIO()
+    name = "yuv420p10le" if ten_bit else "yuv420p"
+    with av.open(out, "w", "mp4") as container:
+        stream = container.add_stream("libx265", rate=1)
+        stream.width, stream.height, stream.pix_fmt = image.shape[1], image.shape[0], name
+        stream.options = {"x265-params": "log-level=none:crf=4:info=0", "preset": "ultrafast"}
+        frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=name)
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    video = out.getvalue()
+    at = video.index(b"hvcC") - 4
+    config = video[at : at + struct.unpack(">I", video[at : at + 4])[0]]
+    at = video.index(b"mdat") - 4
+    data = video[at + 8 : at + struct.unpack(">I", video[at : at + 4])[0]]
+    height, width = image.shape[:2]
+    properties = [config, _box(b"ispe", bytes(4), struct.pack(">II", width, height))]
+    properties.append(_box(b"pixi", bytes(4), bytes([3] + [10 if ten_bit else 8] * 3)))
+    if turn:
+        properties.append(_box(b"irot", bytes([turn])))
+    numbers = bytes([0x81, *range(2, len(properties) + 1)])
+    head = _box(b"ftyp", b"heic", bytes(4), b"heic", b"mif1")
+
+    def meta(offset: int) -> bytes:
+        return _box(
+            b"meta", bytes(4),
+            _box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            _box(b"pitm", bytes(4), struct.pack(">H", 1)),
+            _box(b"iloc", bytes(4), struct.pack(">HHHHHII", 0x4400, 1, 1, 0, 1, offset, len(data))),
+            _box(b"iinf", bytes(4), struct.pack(">H", 1),
+                 _box(b"infe", b"\2\0\0\0", struct.pack(">HH", 1, 0), b"hvc1\0")),
+            _box(b"iprp", _box(b"ipco", *properties),
+                 _box(b"ipma", bytes(4), struct.pack(">IHB", 1, 1, len(numbers)), numbers)),
+        )  # fmt: skip
+
+    offset = len(head) + len(meta(0)) + 8
+    return head + meta(offset) + _box(b"mdat", data)
+
+
+def dng(image: Array, orientation: int = 1) -> bytes:
+    """A DNG of an RGGB sensor that saw ``image``, (H, W, 3) uint16 linear sRGB light."""
+    import tifffile
+
+    mosaic = image[..., 1].copy()
+    mosaic[0::2, 0::2] = image[0::2, 0::2, 0]
+    mosaic[1::2, 1::2] = image[1::2, 1::2, 2]
+    # XYZ (D65) to linear sRGB, which is then this camera's own space.
+    matrix = (32406, -15372, -4986, -9689, 18758, 415, 557, -2040, 10570)
+    rational = [number for value in matrix for number in (value, 10000)]
+    out = io.BytesIO()
+    tags = [
+        (33421, 3, 2, (2, 2), True),
+        (33422, 1, 4, b"\0\1\1\2", True),
+        (50706, 1, 4, b"\1\4\0\0", True),
+        (50707, 1, 4, b"\1\1\0\0", True),
+        (50708, 2, None, "Made by a test", True),
+        (50717, 4, 1, 65535, True),
+        (50721, 10, 9, rational, True),
+        (50728, 5, 3, (1, 1, 1, 1, 1, 1), True),
+        (50778, 3, 1, 21, True),
+        (271, 2, None, "Maker", True),
+        (272, 2, None, "Model", True),
+        (274, 3, 1, orientation, True),
+        (33432, 2, None, "Someone", True),
+    ]
+    tifffile.imwrite(out, mosaic, photometric=32803, metadata=None, extratags=tags)
+    return out.getvalue()

@@ -16,7 +16,7 @@ LAYERS = {
     "engines": 3,
     "enhancer": 4, "plan": 4,
     "jobs": 5, "export": 5, "doctor": 5,
-    "train": 6, "evaluate": 6,
+    "train": 6, "evaluate": 6, "scores": 6,
     "cli": 7,
     "__main__": 8, "__init__": 8,
 }  # fmt: skip

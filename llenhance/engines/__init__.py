@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +27,36 @@ class Engine(Protocol):
     device: str  # "cpu", "cuda:0", "mps": what is really in use
 
     def run(
-        self, batch: NDArray, scale: int, controls: Mapping[str, float], *, maps: bool = False
-    ) -> list[NDArray]:
+        self,
+        batch: NDArray[Any],
+        scale: int,
+        controls: Mapping[str, float],
+        *,
+        maps: bool = False,
+        means: NDArray[np.float32] | None = None,
+    ) -> list[NDArray[Any]]:
         """Enhance (N, H, W, 3) RGB of uint8, uint16 or float32 in [0, 1].
 
-        Height and width are multiples of the method's ``multiple_of``. Returns first the pictures,
-        (N, scale*H, scale*W, 3) of the same dtype, rounded and not truncated; then, with
-        ``maps``, the method's maps as float32 (N, H, W, 3).
+        Height and width are multiples of the method's ``multiple_of``. ``means``: all the
+        whole-picture means of the method, (sum of their channels,), when the batch is a tile of a
+        larger picture. Returns first the pictures, (N, scale*H, scale*W, 3) of the same dtype,
+        rounded and not truncated; then, with ``maps``, the method's maps as float32 (N, H, W, 3).
+        """
+        ...
+
+    def measure(
+        self,
+        tile: NDArray[Any],
+        window: NDArray[np.float32],
+        scale: int,
+        number: int,
+        means: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """One whole-picture mean's share of one tile.
+
+        ``tile``: (H, W, 3); ``window``: (H, W), 1 where the mean is taken and 0 elsewhere;
+        ``number``: which of the method's means; ``means``: as in ``run``, of which those before
+        ``number`` are used. Returns the mean over the window, (channels,).
         """
         ...
 

@@ -76,19 +76,63 @@ class OnnxEngine:
         return [("CUDAExecutionProvider", {"device_id": number, "use_tf32": 0})]
 
     def run(
-        self, batch: NDArray, scale: int, controls: Mapping[str, float], *, maps: bool = False
-    ) -> list[NDArray]:
+        self,
+        batch: NDArray[Any],
+        scale: int,
+        controls: Mapping[str, float],
+        *,
+        maps: bool = False,
+        means: NDArray[np.float32] | None = None,
+    ) -> list[NDArray[Any]]:
         """See :class:`llenhance.engines.Engine`."""
-        feeds: dict[str, NDArray] = {"x": to_planes(batch)}
+        feeds: dict[str, NDArray[Any]] = {"x": to_planes(batch)}
         for control in self.method.controls:
             feeds[control.name] = np.asarray(controls[control.name], np.float32)
+        if self.method.means:
+            window = np.ones((len(batch), 1, *batch.shape[1:3]), np.float32)
+            feeds |= self._means(window, means, 0 if means is None else len(self.method.means))
         wanted = ["enhanced", *self.method.maps] if maps else ["enhanced"]
-        enhanced, *rest = self._session(scale).run(wanted, feeds)
+        enhanced, *rest = self._session(scale).run(wanted, feeds, self._only_what_is_wanted())
         packed = [np.ascontiguousarray(plane.transpose(0, 2, 3, 1)) for plane in rest]
         return [from_planes(enhanced, batch.dtype), *packed]
 
+    def measure(
+        self,
+        tile: NDArray[Any],
+        window: NDArray[np.float32],
+        scale: int,
+        number: int,
+        means: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """See :class:`llenhance.engines.Engine`."""
+        feeds = {"x": to_planes(tile[None])} | self._means(window[None, None], means, number)
+        outputs = self._session(scale).run(
+            [f"mean{number}"], feeds, self._only_what_is_wanted()
+        )
+        mean: NDArray[np.float32] = outputs[0].reshape(-1)
+        return mean
 
-def to_planes(batch: NDArray) -> NDArray[np.float32]:
+    def _means(
+        self, window: NDArray[np.float32], means: NDArray[np.float32] | None, known: int
+    ) -> dict[str, NDArray[np.float32]]:
+        """The inputs of the graph for whole-picture means, the first ``known`` of them given."""
+        given = np.zeros((len(window), sum(self.method.means)), np.float32)
+        if means is not None:
+            given[:] = means
+        flags = (np.arange(len(self.method.means)) < known).astype(np.float32)
+        return {"window": window, "given": given, "known": flags}
+
+    @staticmethod
+    def _only_what_is_wanted() -> Any:
+        """Run options under which nodes that no wanted output needs are not computed."""
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.only_execute_path_to_fetches = True
+        return options
+
+
+def to_planes(batch: NDArray[Any]) -> NDArray[np.float32]:
     """(N, H, W, 3) of any picture dtype -> (N, 3, H, W) float32 in [0, 1]."""
     planes = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), np.float32)
     if batch.dtype != np.float32:
@@ -96,7 +140,7 @@ def to_planes(batch: NDArray) -> NDArray[np.float32]:
     return planes
 
 
-def from_planes(planes: NDArray[np.float32], dtype: np.dtype) -> NDArray:
+def from_planes(planes: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
     """(N, 3, H, W) float32 in [0, 1] -> (N, H, W, 3) of a picture dtype, rounded."""
     if dtype != np.float32:
         planes = np.rint(planes * np.float32(np.iinfo(dtype).max))

@@ -14,6 +14,7 @@ from .. import checkpoints
 from ..checkpoints import Weights
 from ..errors import DeviceError
 from ..methods import Method
+from ..networks.means import Means
 
 
 class TorchEngine:
@@ -41,12 +42,21 @@ class TorchEngine:
 
     @torch.inference_mode()
     def run(
-        self, batch: NDArray, scale: int, controls: Mapping[str, float], *, maps: bool = False
-    ) -> list[NDArray]:
+        self,
+        batch: NDArray[Any],
+        scale: int,
+        controls: Mapping[str, float],
+        *,
+        maps: bool = False,
+        means: NDArray[np.float32] | None = None,
+    ) -> list[NDArray[Any]]:
         """See :class:`llenhance.engines.Engine`."""
         arguments: dict[str, Any] = dict(controls)
         if len(self.method.scales) > 1:
             arguments["scale"] = scale
+        if means is not None:
+            window = np.ones(batch.shape[1:3], np.float32)
+            arguments["means"] = self._means(window, means, len(self.method.means))
         result = self.network(self._planes(batch), **arguments)
         enhanced, *rest = result if isinstance(result, tuple) else (result,)
         packed = [self._pack(enhanced, batch.dtype)]
@@ -54,7 +64,32 @@ class TorchEngine:
             packed += [self._pack(plane, np.dtype(np.float32)) for plane in rest]
         return packed
 
-    def _planes(self, batch: NDArray) -> Tensor:
+    @torch.inference_mode()
+    def measure(
+        self,
+        tile: NDArray[Any],
+        window: NDArray[np.float32],
+        scale: int,
+        number: int,
+        means: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """See :class:`llenhance.engines.Engine`."""
+        shared = self._means(window, means, number)
+        arguments = {"scale": scale} if len(self.method.scales) > 1 else {}
+        self.network(self._planes(tile[None]), means=shared, **arguments)
+        return shared.found[number].flatten().cpu().numpy()
+
+    def _means(
+        self, window: NDArray[np.float32], means: NDArray[np.float32], known: int
+    ) -> Means:
+        count = len(self.method.means)
+        return Means(
+            torch.from_numpy(window)[None, None].to(self.device),
+            torch.from_numpy(means)[None].to(self.device),
+            (torch.arange(count) < known).float().to(self.device),
+        )
+
+    def _planes(self, batch: NDArray[Any]) -> Tensor:
         # The packed integers travel to the device; torch counts in int32 where it lacks uint16.
         if batch.dtype == np.uint16:
             batch = batch.astype(np.int32)
@@ -64,7 +99,7 @@ class TorchEngine:
         planes = torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
         return planes.permute(0, 3, 1, 2).float().div_(peak).contiguous()
 
-    def _pack(self, planes: Tensor, dtype: np.dtype) -> NDArray:
+    def _pack(self, planes: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
         planes = planes.permute(0, 2, 3, 1)
         if dtype == np.float32:
             return planes.contiguous().cpu().numpy()

@@ -42,6 +42,7 @@ DECODER_ERRORS = (
 
 # Pillow forgives truncation by a switch of the whole process.
 _forgiving = threading.Lock()
+_forgiven = 0  # how often the switch was on
 _quiet_lock = threading.Lock()
 _quiet_inside = 0
 _quiet_outer: contextlib.ExitStack = contextlib.ExitStack()
@@ -83,9 +84,24 @@ def reason(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def pillow_array(
-    opener: Callable[[], Image.Image], limits: Limits, picture: Picture, *, frame: int = 0
-) -> Array:
+class Opener:
+    """Makes a Pillow plugin once, so that later frames go on from earlier ones; or again."""
+
+    def __init__(self, make: Callable[[], Image.Image]) -> None:
+        self._make = make
+        self._image: Image.Image | None = None
+
+    def __call__(self) -> Image.Image:
+        if self._image is None:
+            self._image = self._make()
+        return self._image
+
+    def again(self) -> None:
+        """A plugin that failed has lost its place."""
+        self._image = None
+
+
+def pillow_array(opener: Opener, limits: Limits, picture: Picture, *, frame: int = 0) -> Array:
     """Decode with a Pillow plugin: (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) uint8.
 
     ``opener`` makes the plugin itself, not Image.open: that has a pixel limit of its own, which
@@ -101,14 +117,24 @@ def pillow_array(
             image.load()
             return array(image)
 
+    global _forgiven
     try:
-        return decode()
+        forgiven = _forgiven
+        pixels = decode()
+        if forgiven == _forgiven and not ImageFile.LOAD_TRUNCATED_IMAGES:
+            return pixels
+        # Another thread forgave a picture of its own meanwhile: was this one whole?
+        with _forgiving:
+            opener.again()
+            return decode()
     except DECODER_ERRORS as error:
         why = reason(error)
     limits.damaged(why)
     with _forgiving:
         before = ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = True
+        _forgiven += 1
+        opener.again()
         try:
             pixels = decode()
         except DECODER_ERRORS as error:

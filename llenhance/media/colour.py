@@ -34,15 +34,19 @@ def space(icc: bytes) -> str:
 def encode_srgb(linear: NDArray[np.float32]) -> NDArray[np.float32]:
     """Light -> sRGB values (IEC 61966-2-1); the curve goes on above 1 and mirrored below 0."""
     size = np.abs(linear)
-    high = np.float32(1.055) * size ** np.float32(1 / 2.4) - np.float32(0.055)
-    return np.copysign(np.where(size <= 0.0031308, size * np.float32(12.92), high), linear)
+    with np.errstate(invalid="ignore", over="ignore"):  # float pictures hold NaN and infinity too
+        high = np.float32(1.055) * size ** np.float32(1 / 2.4) - np.float32(0.055)
+        encoded = np.where(size <= 0.0031308, size * np.float32(12.92), high)
+    return np.copysign(encoded, linear)
 
 
 def decode_srgb(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """The inverse of :func:`encode_srgb`."""
     size = np.abs(values)
-    high = ((size + np.float32(0.055)) / np.float32(1.055)) ** np.float32(2.4)
-    return np.copysign(np.where(size <= 0.04045, size / np.float32(12.92), high), values)
+    with np.errstate(invalid="ignore", over="ignore"):
+        high = ((size + np.float32(0.055)) / np.float32(1.055)) ** np.float32(2.4)
+        decoded = np.where(size <= 0.04045, size / np.float32(12.92), high)
+    return np.copysign(decoded, values)
 
 
 @lru_cache(maxsize=8)
@@ -117,14 +121,14 @@ def from_srgb(rgb: NDArray[np.float32], icc: bytes) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=64)
 def is_srgb(icc: bytes | None) -> bool:
-    """Whether values in this profile mean what they mean in sRGB, to half a step of 8 bits."""
+    """Whether values in this profile mean what they mean in sRGB, to one step of 8 bits."""
     if icc is None or space(icc) not in ("rgb", "gray"):
         return True
     steps = np.linspace(0, 1, 9, dtype=np.float32)
     cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(27, 27, 3)
     if space(icc) == "gray":
         cube = np.repeat(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16, 1), 3, 2)
-    return bool(np.abs(to_srgb(cube, icc) - cube).max() < 0.5 / 255 * 2)
+    return bool(np.abs(to_srgb(cube, icc) - cube).max() < 1 / 255)
 
 
 def through_srgb(frame: Array, icc: bytes | None, enhance: Callable[[Array], Array]) -> Array:

@@ -16,8 +16,8 @@ from PIL import GifImagePlugin, Image
 
 from ..errors import MediaError
 from ..pixels import Array
-from .codecs import pillow_array
-from .picture import Limits, Picture
+from .codecs import Opener, pillow_array
+from .picture import Limits, Picture, Writing
 
 XMP = b"XMP DataXMP"
 ICC = b"ICCRGBG1012"
@@ -56,8 +56,10 @@ def _walk(data: bytes, limits: Limits) -> _Structure:
     limits.check(found.width, found.height)
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     delay = 0
+    start = at
     try:
-        while data[at] != 0x3B:
+        while data[start] != 0x3B:
+            at = start
             kind = data[at]
             if kind == 0x2C:
                 left, top, width, height, flags = struct.unpack_from("<HHHHB", data, at + 1)
@@ -68,19 +70,21 @@ def _walk(data: bytes, limits: Limits) -> _Structure:
                 limits.check(found.width, found.height, len(found.delays))
                 delay = 0
             elif kind == 0x21:
-                label, start = data[at + 1], at + 2
-                body, at = _sub_blocks(data, start)
+                label, inner = data[at + 1], at + 2
+                body, at = _sub_blocks(data, inner)
                 if label == 0xF9 and len(body) >= 4:
                     delay = struct.unpack_from("<H", body, 1)[0]
                 elif label == 0xFE:
                     found.comments.append(body)
                 elif label == 0xFF:
-                    _application(found, data, start, body, at)
+                    _application(found, data, inner, body, at)
             else:
                 raise IndexError
+            start = at
         found.whole = True
     except (IndexError, struct.error):
-        found.whole = at >= len(data) and bool(found.delays)  # only the last byte is missing
+        # Many writers leave the last byte out.
+        found.whole = start == len(data) and bool(found.delays)
     return found
 
 
@@ -102,15 +106,10 @@ def read(data: bytes, limits: Limits) -> Picture:
     if not found.whole:
         limits.damaged("it ends within a frame")
         picture.truncated = True
-    opened: list[Image.Image] = []
-
-    def once() -> Image.Image:
-        if not opened:
-            opened.append(GifImagePlugin.GifImageFile(io.BytesIO(data)))
-        return opened[0]
+    opener = Opener(lambda: GifImagePlugin.GifImageFile(io.BytesIO(data)))
 
     count = max(1, len(found.delays))
-    frames = [pillow_array(once, limits, picture, frame=number) for number in range(count)]
+    frames = [pillow_array(opener, limits, picture, frame=number) for number in range(count)]
     if any(frame.ndim == 3 and frame.shape[2] == 4 for frame in frames):
         frames = [_rgba(frame) for frame in frames]
     picture.frames = [_rgb(frame) for frame in frames]
@@ -143,7 +142,7 @@ def _block(label: int, *parts: bytes) -> bytes:
     return bytes([0x21, label]) + out + b"\0"
 
 
-def write(picture: Picture) -> bytes:
+def write(picture: Picture, writing: Writing) -> bytes:  # noqa: ARG001
     """A GIF of 8-bit frames, 255 colours and one clear one in each."""
     height, width = picture.frames[0].shape[:2]
     if max(height, width) > 65535:
@@ -168,35 +167,38 @@ def _frame(frame: Array, delay: int) -> bytes:
     clear = frame[..., -1] < 128 if frame.ndim == 3 and frame.shape[2] in (2, 4) else None
     rgb = frame[..., :3] if frame.ndim == 3 and frame.shape[2] >= 3 else _rgb(frame[..., :1])
     rgb = np.ascontiguousarray(np.broadcast_to(rgb, (*frame.shape[:2], 3)))
-    image = Image.fromarray(rgb)
-    few = image.getcolors(255)
-    if few:
-        palette = Image.new("P", (1, 1))
-        # Put the colours in by hand: no quantiser is sure to keep all of a picture of few.
-        flat = [value for _, colour in few for value in colour]  # type: ignore[union-attr]
-        palette.putpalette(flat + flat[:3] * (256 - len(few)))
-        indexed = image.quantize(palette=palette, dither=Image.Dither.NONE)
-    else:
-        indexed = image.quantize(255, Image.Quantize.MEDIANCUT)
-        indexed = image.quantize(palette=indexed, dither=Image.Dither.FLOYDSTEINBERG)
+    indices, table = _reduced(rgb)
     if clear is not None:
-        index = np.array(indexed)
-        index[clear] = 255
-        table = (indexed.getpalette() or []) + [0] * 768
-        indexed = Image.fromarray(index, "P")
-        indexed.putpalette(table[:765] + [0, 0, 0])
-    table = ((indexed.getpalette() or []) + [0] * 768)[:768]
+        indices[clear] = 255
+    indexed = Image.fromarray(indices, "P")
+    indexed.putpalette(table)
     data = _coded(indexed)
-    flags = 2 << 2 | 1 if clear is not None else 1 << 2
-    control = struct.pack("<BBBBHBB", 0x21, 0xF9, 4, flags, delay, 255 if clear is not None else 0, 0)
-    descriptor = struct.pack("<BHHHHB", 0x2C, 0, 0, *image.size, 0x87)
-    return control + descriptor + bytes(table) + data
+    # Every frame is whole: those with clear pixels take the one before away first.
+    flags, index = (2 << 2 | 1, 255) if clear is not None else (1 << 2, 0)
+    control = struct.pack("<BBBBHBB", 0x21, 0xF9, 4, flags, delay, index, 0)
+    descriptor = struct.pack("<BHHHHB", 0x2C, 0, 0, *indexed.size, 0x87)
+    return control + descriptor + table + data
+
+
+def _reduced(rgb: Array) -> tuple[Array, bytes]:
+    """(H, W, 3) -> indices (H, W) below 255 and a palette of 768 bytes.
+
+    Exact where there are few enough colours, which Pillow's quantisers are not. No dither: a dark
+    photo's noise is one.
+    """
+    packed = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    few, inverse = np.unique(packed, return_inverse=True)
+    if few.size <= 255:
+        table = (few[:, None] >> np.array([16, 8, 0], np.uint32)).astype(np.uint8)
+        return inverse.reshape(packed.shape).astype(np.uint8), table.tobytes().ljust(768, b"\0")
+    image = Image.fromarray(rgb).quantize(255, Image.Quantize.MEDIANCUT, kmeans=2)
+    return np.array(image), bytes(image.getpalette() or []).ljust(768, b"\0")
 
 
 def _coded(indexed: Image.Image) -> bytes:
     """The LZW code size and sub-blocks that Pillow makes of a picture with a palette."""
     out = io.BytesIO()
-    indexed.save(out, "GIF", optimize=False)
+    indexed.save(out, "GIF", optimize=False, interlace=False)
     data = out.getvalue()
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     while data[at] == 0x21:

@@ -7,7 +7,7 @@ with that metadata, as the input was coded. Nothing but MediaError leaves either
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -16,13 +16,27 @@ import numpy as np
 
 from ..errors import MediaError
 from ..pixels import Array, convert
-from . import colour, jpeg, metadata, plain, png, scene, tiff, webp
+from . import (
+    avif,
+    colour,
+    foreign,
+    gif,
+    isobmff,
+    jp2,
+    jpeg,
+    metadata,
+    plain,
+    png,
+    scene,
+    tiff,
+    webp,
+)
 from .codecs import DECODER_ERRORS, reason
-from .picture import MAX_PIXELS, JpegCoding, Limits, Picture
+from .picture import MAX_PIXELS, JpegCoding, Limits, Picture, Writing
 
 __all__ = [
-    "FORMATS", "Format", "JpegCoding", "Picture", "encode", "format_of_suffix", "losses", "read",
-    "sniff",
+    "FORMATS", "Format", "JpegCoding", "Picture", "encode", "enhanced", "format_of_suffix",
+    "losses", "read", "sniff",
 ]  # fmt: skip
 
 
@@ -39,6 +53,7 @@ class Format:
     xmp: bool = False
     iptc: bool = False
     icc: bool = False
+    bits: int = 0  # of a sample, where they are fewer than the dtype has
     linear: bool = False  # values are light
     writes: str = ""  # the format that an output of this input takes; "" is its own
 
@@ -61,12 +76,28 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             (".webp",), ("uint8",), alpha=True, frames="animation", exif=True, xmp=True, icc=True,
         ),
         "bmp": Format((".bmp", ".dib"), ("uint8",), grey=True, alpha=True),
+        "jp2": Format(
+            (".jp2", ".j2k", ".jpx", ".jpf", ".j2c"), ("uint8", "uint16"), grey=True, alpha=True,
+            exif=True, xmp=True, iptc=True, icc=True,
+        ),
+        "avif": Format(
+            (".avif", ".avifs"), ("uint8", "uint16"), grey=True, alpha=True, frames="animation",
+            exif=True, xmp=True, icc=True, bits=12,
+        ),
+        "gif": Format((".gif",), ("uint8",), alpha=True, frames="animation", xmp=True, icc=True),
+        "heif": Format((".heic", ".heif", ".hif"), (), writes="jpeg"),
+        "raw": Format(
+            (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".srf", ".sr2", ".raf", ".orf",
+             ".rw2", ".pef", ".srw", ".raw", ".3fr", ".fff", ".iiq", ".mrw", ".x3f", ".kdc",
+             ".dcr", ".mos", ".erf", ".rwl"), (), writes="tiff",
+        ),
         "exr": Format((".exr",), ("float32",), grey=True, alpha=True, linear=True),
         "hdr": Format((".hdr", ".pic"), ("float32",), linear=True),
         "pnm": Format((".ppm", ".pgm", ".pbm", ".pnm"), ("uint8", "uint16"), grey=True),
     }
 )  # fmt: skip
 
+RAW_MAGIC = (b"FUJIFILM", b"FOVb", b"\0MRM")
 FLOAT = np.dtype(np.float32)
 
 
@@ -77,19 +108,30 @@ def format_of_suffix(suffix: str) -> str | None:
 
 
 def sniff(head: bytes) -> str | None:
-    """The format by the first bytes (64 suffice but for some raw files); None for none of ours."""
+    """The format by the first bytes; None for none of ours.
+
+    64 bytes suffice, but to tell a camera's raw file from a TIFF, which takes a few thousand.
+    """
     if head[:3] == b"\xff\xd8\xff":
         return "jpeg"
     if head[:8] == png.SIGNATURE:
         return "png"
+    if head[:4] in foreign.DISGUISED or head[:8] in RAW_MAGIC or head[:4] in RAW_MAGIC:
+        return "raw"
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "tiff"
+        return "raw" if foreign.is_raw_tiff(head) else "tiff"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "webp"
     if head[:2] == b"BM" and head[6:10] == bytes(4):
         return "bmp"
     if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3] in b" \t\n\r#" and len(head) > 2:
         return "pnm"
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    if head[:12] == jp2.SIGNATURE or head[:4] == jp2.CODESTREAM:
+        return "jp2"
+    if head[4:8] == b"ftyp" and len(head) >= 12:
+        return isobmff.brand(head)
     if head[:4] == scene.EXR_MAGIC:
         return "exr"
     if head[:11] == b"#?RADIANCE\n" or head[:7] == b"#?RGBE\n":
@@ -104,8 +146,28 @@ READERS = {
     "webp": webp.read,
     "bmp": plain.read_bmp,
     "pnm": plain.read_pnm,
+    "gif": gif.read,
+    "jp2": jp2.read,
+    "avif": avif.read,
+    "heif": foreign.read_heif,
+    "raw": foreign.read_raw,
     "exr": scene.read_exr,
     "hdr": scene.read_hdr,
+}
+
+
+WRITERS = {
+    "jpeg": jpeg.write,
+    "png": png.write,
+    "tiff": tiff.write,
+    "webp": webp.write,
+    "bmp": plain.write_bmp,
+    "pnm": plain.write_pnm,
+    "gif": gif.write,
+    "jp2": jp2.write,
+    "avif": avif.write,
+    "exr": scene.write_exr,
+    "hdr": scene.write_hdr,
 }
 
 
@@ -143,20 +205,18 @@ def _turn_upright(picture: Picture) -> None:
         picture.frames = [metadata.upright(frame, turn) for frame in picture.frames]
         if turn > 4 and picture.dpi:
             picture.dpi = picture.dpi[::-1]
-    _renew(picture)
+    metadata.renew(picture)
 
 
-def _renew(picture: Picture) -> None:
-    """Bring size and orientation in the metadata up to date; drop what is broken, with a note."""
-    height, width = picture.frames[0].shape[:2]
-    if picture.exif is not None:
-        try:
-            picture.exif = metadata.renewed_exif(picture.exif, width, height)
-        except MediaError:
-            picture.exif = None
-            picture.notes.append("a damaged EXIF block was dropped")
-    if picture.xmp is not None:
-        picture.xmp = metadata.renewed_xmp(picture.xmp, width, height)
+def enhanced(picture: Picture, enhance: Callable[[Array], Array]) -> Picture:
+    """A copy of a picture with every frame enhanced, in its own colours.
+
+    ``enhance`` takes and returns a picture array, as ``Enhancer.enhance`` does. A frame in sRGB
+    goes to it as it is; one in another profile as (H, W, 3) float32 in sRGB, and its way back is
+    told in ``media/colour.py``. Raises MediaError, and what ``enhance`` raises.
+    """
+    frames = [colour.through_srgb(frame, picture.icc, enhance) for frame in picture.frames]
+    return replace(picture, frames=frames)
 
 
 def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
@@ -167,9 +227,10 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
     if not row.alpha and first.ndim == 3 and first.shape[2] in (2, 4):
         found.append("transparency is lost")
     now = _depth(first.dtype, row)
-    if now.itemsize < first.dtype.itemsize:
+    bits = min(8 * now.itemsize, row.bits or 32)
+    if bits < min(8 * first.dtype.itemsize, picture.depth or 32):
         was = "floating point values" if first.dtype == FLOAT else "16 bits"
-        found.append(f"{was} become {8 * now.itemsize} bits")
+        found.append(f"{was} become {bits} bits")
     if len(picture.frames) > 1:
         if not row.frames:
             found.append(f"only the first of {len(picture.frames)} frames is kept")
@@ -186,6 +247,8 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
     names = ("EXIF", "XMP", "IPTC")
     blocks = (picture.exif, picture.xmp, picture.iptc)
     lost = [n for n, keep, block in zip(names, kept, blocks, strict=True) if block and not keep]
+    if format == "jpeg":
+        found += [f"{name} is too large and is lost" for name in jpeg.too_large(picture)]
     if lost:
         found.append(f"{', '.join(lost)} {'are' if len(lost) > 1 else 'is'} lost")
     return found
@@ -217,22 +280,11 @@ def encode(
             fitting, exif=None, xmp=None, iptc=None, photoshop=None, dpi=None, carried=[], pages=[]
         )
     else:
-        _renew(fitting)
+        metadata.renew(fitting)
         if provenance:
             _record(fitting, row, provenance)
     try:
-        if format == "jpeg":
-            return jpeg.write(fitting, quality)
-        if format == "png":
-            return png.write(fitting)
-        if format == "tiff":
-            return tiff.write(fitting, None if strip else provenance, keep=not strip)
-        if format == "webp":
-            return webp.write(fitting, quality)
-        if row.linear:
-            write = scene.write_exr if format == "exr" else scene.write_hdr
-            return write(fitting, provenance, keep=not strip)
-        return plain.write_bmp(fitting) if format == "bmp" else plain.write_pnm(fitting)
+        return WRITERS[format](fitting, Writing(quality, provenance, not strip))
     except DECODER_ERRORS as error:
         raise MediaError(f"cannot be written as {format}: {reason(error)}") from None
 

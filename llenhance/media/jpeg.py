@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
@@ -14,7 +14,7 @@ from ..errors import MediaError
 from ..pixels import Array
 from . import colour, metadata
 from .codecs import quiet
-from .picture import JpegCoding, Limits, Picture
+from .picture import JpegCoding, Limits, Picture, Writing
 
 SOI, EOI, SOS, DQT, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xFE
 APP0, APP1, APP2, APP11, APP13, APP14 = 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE
@@ -47,6 +47,7 @@ class _Structure:
     frame: int = 0
     scans: int = 0
     end: int = 0  # one past EOI; 0 where there is none
+    core: bytes = b"\xff\xd8"  # what stands before the first scan, without metadata
 
 
 def _walk(data: bytes) -> _Structure:
@@ -88,6 +89,9 @@ def _walk(data: bytes) -> _Structure:
             at = following.end() - 2 if following else len(data)
         elif APP0 <= marker <= 0xEF or marker == COM:
             found.segments.append((marker, payload))
+            continue
+        if found.scans < 2:
+            found.core += struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
     return found
 
 
@@ -132,7 +136,7 @@ def read(data: bytes, limits: Limits) -> Picture:
         pixels = 255 - pixels if adobe is not None else pixels  # Adobe stores ink upside down
         pixels = colour.cmyk_to_srgb(pixels, picture)
     picture.frames = [pixels[..., 0] if pixels.shape[2] == 1 else pixels]
-    picture.quality = _coding(data, found, rgb=adobe == 0 and len(found.sampling) == 3)
+    picture.quality = _coding(found, rgb=adobe == 0 and len(found.sampling) == 3)
     return picture
 
 
@@ -182,11 +186,11 @@ def _name_the_rest(picture: Picture, data: bytes, end: int) -> None:
     """Say what follows the picture in its file; none of it is kept."""
     rest = data[end:]
     if rest.strip(b"\0"):
-        what = "previews" if rest.lstrip(b"\0")[:3] == b"\xff\xd8\xff" else "data"
+        what = "previews were" if rest.lstrip(b"\0")[:3] == b"\xff\xd8\xff" else "data were"
         if b"ftyp" in rest[:64] or b"MotionPhoto_Data" in rest[:64]:
-            what = "a video"
+            what = "a video was"
         if not any("gain map" in note for note in picture.notes):
-            picture.notes.append(f"{what} behind the picture was dropped ({len(rest)} bytes)")
+            picture.notes.append(f"behind the picture, {what} dropped ({len(rest)} bytes)")
 
 
 def _decode(data: bytes, limits: Limits, components: int, picture: Picture) -> Array:
@@ -210,9 +214,10 @@ def _decode(data: bytes, limits: Limits, components: int, picture: Picture) -> A
     return np.asarray(pixels)
 
 
-def _coding(data: bytes, found: _Structure, rgb: bool) -> JpegCoding | None:
+def _coding(found: _Structure, rgb: bool) -> JpegCoding | None:
     """The tables and the sampling; None where they say nothing for an RGB or grey JPEG."""
-    plugin = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    with quiet():
+        plugin = JpegImagePlugin.JpegImageFile(io.BytesIO(found.core))
     tables = tuple(tuple(plugin.quantization[key]) for key in sorted(plugin.quantization))
     if len(found.sampling) == 4 or not tables or any(len(table) != 64 for table in tables):
         return None
@@ -225,9 +230,9 @@ def _coding(data: bytes, found: _Structure, rgb: bool) -> JpegCoding | None:
     return JpegCoding(tables[:4], sampling, found.frame in (0xC2, 0xCA), rgb)
 
 
-def write(picture: Picture, quality: int | None) -> bytes:
+def write(picture: Picture, writing: Writing) -> bytes:
     """A JPEG of the first frame, 8-bit grey or RGB, with the metadata that ``picture`` has."""
-    coding = picture.quality
+    coding, quality = picture.quality, writing.quality
     options: dict[str, object] = {"subsampling": coding.subsampling if coding else "4:4:4"}
     if coding and quality is None:
         # A quality given beside the tables would scale them.
@@ -267,18 +272,20 @@ def _jfif(picture: Picture) -> list[tuple[int, bytes]]:
     return [(APP0, struct.pack(">5sHBHHBB", b"JFIF\0", 0x0101, unit, across, down, 0, 0))]
 
 
+def too_large(picture: Picture) -> list[str]:
+    """Which blocks of a picture do not fit a JPEG's segments and are left out."""
+    room = {"EXIF": 65533 - len(EXIF), "XMP": 65533 - len(XMP)}
+    sizes = {"EXIF": len(picture.exif or b""), "XMP": len(picture.xmp or b"")}
+    return [name for name in room if sizes[name] > room[name]]
+
+
 def _metadata_segments(picture: Picture) -> list[tuple[int, bytes]]:
     segments = []
-    if picture.exif is not None:
-        if len(picture.exif) > metadata.MAX_EXIF_SEGMENT:
-            picture.notes.append("the EXIF block is too large for a JPEG and was dropped")
-        else:
-            segments.append((APP1, EXIF + picture.exif))
-    if picture.xmp is not None:
-        if len(picture.xmp) > 65533 - len(XMP):
-            picture.notes.append("the XMP packet is too large for a JPEG and was dropped")
-        else:
-            segments.append((APP1, XMP + picture.xmp))
+    left_out = too_large(picture)
+    if picture.exif is not None and "EXIF" not in left_out:
+        segments.append((APP1, EXIF + picture.exif))
+    if picture.xmp is not None and "XMP" not in left_out:
+        segments.append((APP1, XMP + picture.xmp))
     if picture.icc:
         parts = [picture.icc[n : n + ICC_PART] for n in range(0, len(picture.icc), ICC_PART)]
         for number, part in enumerate(parts, 1):
@@ -287,8 +294,3 @@ def _metadata_segments(picture: Picture) -> list[tuple[int, bytes]]:
         starts = range(0, len(block), PHOTOSHOP_PART)
         segments += [(APP13, PHOTOSHOP + block[at : at + PHOTOSHOP_PART]) for at in starts]
     return segments
-
-
-def carried_elsewhere(picture: Picture) -> Picture:
-    """The picture without what only a JPEG can take back."""
-    return replace(picture, carried=[])

@@ -16,9 +16,8 @@ import numpy as np
 from ..errors import MediaError
 from ..pixels import Array
 from . import tiffblock
+from .picture import Picture
 from .tiffblock import Block
-
-MAX_EXIF_SEGMENT = 65535 - 2 - 6  # what one JPEG segment holds
 
 TIFF_NS = "http://ns.adobe.com/tiff/1.0/"
 EXIF_NS = "http://ns.adobe.com/exif/1.0/"
@@ -272,3 +271,16 @@ def join_photoshop(iptc: bytes | None, others: bytes | None) -> bytes | None:
         head = struct.pack(">4sHHI", b"8BIM", PHOTOSHOP_IPTC, 0, len(iptc))
         block = head + iptc + bytes(len(iptc) % 2)
     return block + (others or b"") or None
+
+
+def renew(picture: Picture) -> None:
+    """Bring size and orientation in the metadata up to date; drop what is broken, with a note."""
+    height, width = picture.frames[0].shape[:2]
+    if picture.exif is not None:
+        try:
+            picture.exif = renewed_exif(picture.exif, width, height)
+        except MediaError:
+            picture.exif = None
+            picture.notes.append("a damaged EXIF block was dropped")
+    if picture.xmp is not None:
+        picture.xmp = renewed_xmp(picture.xmp, width, height)

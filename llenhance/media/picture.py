@@ -90,3 +90,12 @@ class Limits:
         """Raise MediaError for a damage that a caller may allow, unless this one does."""
         if not self.allow_truncated:
             raise MediaError(f"is damaged: {what} (--allow-truncated takes what decodes)")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a picture is to be written."""
+
+    quality: int | None = None  # 1 to 100, where the format has one; None for the input's own
+    software: str | None = None  # what made the picture
+    keep: bool = True  # all metadata; else of all of it the colour profile alone

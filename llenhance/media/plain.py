@@ -10,20 +10,20 @@ from PIL import BmpImagePlugin
 
 from ..errors import MediaError
 from ..pixels import WHITE, Array
-from .codecs import cv2, pillow_array
-from .picture import Limits, Picture
+from .codecs import Opener, cv2, pillow_array
+from .picture import Limits, Picture, Writing
 
 
 def read_bmp(data: bytes, limits: Limits) -> Picture:
     """A BMP. Raises MediaError."""
     picture = Picture([], "bmp")
     picture.frames = [
-        pillow_array(lambda: BmpImagePlugin.BmpImageFile(io.BytesIO(data)), limits, picture)
+        pillow_array(Opener(lambda: BmpImagePlugin.BmpImageFile(io.BytesIO(data))), limits, picture)
     ]
     return picture
 
 
-def write_bmp(picture: Picture) -> bytes:
+def write_bmp(picture: Picture, writing: Writing) -> bytes:  # noqa: ARG001
     """A BMP of the first frame: 8-bit grey, RGB or RGBA."""
     frame = picture.frames[0]
     if frame.ndim == 3 and frame.shape[2] == 2:
@@ -55,18 +55,18 @@ def read_pnm(data: bytes, limits: Limits) -> Picture:
     channels = 3 if kind in (3, 6) else 1
     want = width * height * channels
     if kind == 4:
-        rows = _padded(data[at + 1 :], height * -(-width // 8), limits)
+        rows, cut = _padded(data[at + 1 :], height * -(-width // 8), limits)
         bits = np.unpackbits(rows.reshape(height, -1), axis=1)[:, :width]
         values = 1 - bits.ravel()
     elif kind in (5, 6):
         size = 1 if top < 256 else 2
-        raw = _padded(data[at + 1 :], want * size, limits)
+        raw, cut = _padded(data[at + 1 :], want * size, limits)
         values = raw.view(">u2").astype(np.uint16) if size == 2 else raw
     else:
-        values = _text(data[at:], want, limits, one_digit=kind == 1)
+        values, cut = _text(data[at:], want, limits, one_digit=kind == 1)
         values = 1 - values if kind == 1 else values
     picture = Picture([], "pnm")
-    picture.truncated = len(data) < 3
+    picture.truncated = cut
     full = 255 if top < 256 else 65535
     dtype = np.uint8 if top < 256 else np.uint16
     spread = np.round(np.arange(top + 1) * (full / top)).astype(dtype)
@@ -77,24 +77,26 @@ def read_pnm(data: bytes, limits: Limits) -> Picture:
     return picture
 
 
-def _padded(raw: bytes, size: int, limits: Limits) -> Array:
-    """``size`` bytes; zeros for what is missing, if that is allowed."""
-    if len(raw) < size:
+def _padded(raw: bytes, size: int, limits: Limits) -> tuple[Array, bool]:
+    """``size`` bytes, zeros for what is missing, if that is allowed; and whether some was."""
+    cut = len(raw) < size
+    if cut:
         limits.damaged("it holds fewer pixels than it claims")
-    return np.frombuffer(raw[:size].ljust(size, b"\0"), np.uint8)
+    return np.frombuffer(raw[:size].ljust(size, b"\0"), np.uint8), cut
 
 
-def _text(raw: bytes, count: int, limits: Limits, *, one_digit: bool) -> Array:
-    """``count`` decimal numbers; those of a bitmap need no space between them."""
+def _text(raw: bytes, count: int, limits: Limits, *, one_digit: bool) -> tuple[Array, bool]:
+    """``count`` decimal numbers, and whether some are missing; a bitmap's need no spaces."""
     raw = re.sub(rb"#[^\n\r]*", b"", raw)
     words = re.findall(rb"[01]" if one_digit else rb"\d{1,5}", raw)[:count]
-    if len(words) < count:
+    cut = len(words) < count
+    if cut:
         limits.damaged("it holds fewer pixels than it claims")
         words += [b"0"] * (count - len(words))
-    return np.array(words, dtype=np.int64)
+    return np.array(words, dtype=np.int64), cut
 
 
-def write_pnm(picture: Picture) -> bytes:
+def write_pnm(picture: Picture, writing: Writing) -> bytes:  # noqa: ARG001
     """A binary PGM or PPM of the first frame, 8 or 16 bits."""
     frame = picture.frames[0]
     height, width = frame.shape[:2]

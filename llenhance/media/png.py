@@ -16,8 +16,8 @@ from PIL import PngImagePlugin
 from ..errors import MediaError
 from ..pixels import WHITE, Array
 from . import metadata
-from .codecs import cv2, pillow_array
-from .picture import Limits, Picture
+from .codecs import Opener, cv2, pillow_array
+from .picture import Limits, Picture, Writing
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP_KEY = b"XML:com.adobe.xmp"
@@ -42,11 +42,12 @@ class Header:
 
 
 def chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Each whole chunk: its type, its data, and whether its checksum is right."""
+    """Each chunk: its type, its data, and whether its checksum is right; the last may be cut."""
     at = len(SIGNATURE)
     while at + 12 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
         if at + 12 + size > len(data):
+            yield kind, data[at + 8 : at + 8 + size], False
             return
         body = data[at + 8 : at + 8 + size]
         (crc,) = struct.unpack_from(">I", data, at + 8 + size)
@@ -171,15 +172,16 @@ def _still(
     rest = [(kind, body) for kind, body in rest if kind in (b"PLTE", b"tRNS", b"IDAT")]
     if header.bits == 16:
         rest = [(kind, body) for kind, body in rest if kind != b"tRNS"]
-        return _still_16(header, [ihdr, *rest], transparent, limits)
+        if not _has_all_bytes(header, [ihdr, *rest]):
+            limits.damaged("it holds fewer pixels than it claims")
+            picture.truncated = True
+        return _still_16(header, [ihdr, *rest], transparent)
     coded = SIGNATURE + b"".join(chunk(*part) for part in [ihdr, *rest]) + chunk(b"IEND", b"")
-    return pillow_array(lambda: PngImagePlugin.PngImageFile(io.BytesIO(coded)), limits, picture)
+    opener = Opener(lambda: PngImagePlugin.PngImageFile(io.BytesIO(coded)))
+    return pillow_array(opener, limits, picture)
 
 
-def _still_16(
-    header: Header, parts: list[tuple[bytes, bytes]], transparent: bytes | None, limits: Limits
-) -> Array:
-    _check_length(header, parts, limits)
+def _still_16(header: Header, parts: list[tuple[bytes, bytes]], transparent: bytes | None) -> Array:
     coded = SIGNATURE + b"".join(chunk(*part) for part in parts) + chunk(b"IEND", b"")
     image = cv2().imdecode(np.frombuffer(coded, np.uint8), cv2().IMREAD_UNCHANGED)
     if (
@@ -201,7 +203,7 @@ def _still_16(
     return np.ascontiguousarray(image)
 
 
-def _check_length(header: Header, parts: list[tuple[bytes, bytes]], limits: Limits) -> None:
+def _has_all_bytes(header: Header, parts: list[tuple[bytes, bytes]]) -> bool:
     """OpenCV fills what is missing with black and says nothing: count the bytes first."""
     size = header.bits * CHANNELS[header.colour]
     passes = [(0, 0, 1, 1)]
@@ -220,11 +222,9 @@ def _check_length(header: Header, parts: list[tuple[bytes, bytes]], limits: Limi
             while kind == b"IDAT" and rest and got < want:
                 got += len(engine.decompress(rest, 1 << 20))
                 rest = engine.unconsumed_tail
-    except zlib.error as error:
-        limits.damaged(f"its pixels do not decompress ({error})")
-        return
-    if got < want:
-        limits.damaged("it holds fewer pixels than it claims")
+    except zlib.error:
+        return False
+    return got >= want
 
 
 def _animation(
@@ -298,7 +298,7 @@ def _over(image: Array, below: Array) -> Array:
     return np.rint(mixed).astype(image.dtype)
 
 
-def write(picture: Picture) -> bytes:
+def write(picture: Picture, writing: Writing) -> bytes:  # noqa: ARG001
     """A PNG, or an APNG of more than one frame, uint8 or uint16, with its metadata."""
     coded = [list(chunks(_coded(frame))) for frame in picture.frames]
     body = [chunk(b"IHDR", coded[0][0][1])]

@@ -19,7 +19,7 @@ from ..errors import MediaError
 from ..pixels import Array
 from . import colour
 from .codecs import DECODER_ERRORS, cv2, reason
-from .picture import Limits, Picture
+from .picture import Limits, Picture, Writing
 
 EXR_MAGIC = b"v/1\x01"
 TILED, DEEP, MULTIPART = 0x200, 0x800, 0x1000
@@ -181,7 +181,7 @@ def _decode_exr(data: bytes) -> list[Array]:
     raise MediaError(f"is an EXR of a kind that is not read ({name})")
 
 
-def write_exr(picture: Picture, software: str | None, *, keep: bool) -> bytes:
+def write_exr(picture: Picture, writing: Writing) -> bytes:
     """An EXR of the first frame, float32, half or full as the input was, attributes kept."""
     import av
 
@@ -204,7 +204,8 @@ def write_exr(picture: Picture, software: str | None, *, keep: bool) -> bytes:
         "format": "half" if half else "float",
     }
     if half:  # light beyond what a half can hold would come back as infinity
-        frame = np.clip(frame, -65504, 65504)
+        # FFmpeg would cut off what numpy rounds.
+        frame = np.clip(frame, -65504, 65504).astype(np.float16).astype(np.float32)
     shell = av.VideoFrame(width, height, name)
     for plane, number in zip(shell.planes, (0,) if channels == 1 else (1, 2, 0, 3), strict=False):
         rows = np.zeros((height, plane.line_size // 4), np.float32)
@@ -215,11 +216,12 @@ def write_exr(picture: Picture, software: str | None, *, keep: bool) -> bytes:
     except av.FFmpegError as error:
         raise MediaError(f"cannot be written as EXR: {reason(error)}") from None
     coded = b"".join(bytes(packet) for packet in packets)
-    extra = [(name, *value.split(b"\0", 1)) for name, value in picture.carried] if keep else []
-    if software and keep:
-        extra = [row for row in extra if row[0] != b"software"]
-        extra.append((b"software", b"string", software.encode()))
-    return _with_attributes(coded, [_Attribute(*row) for row in extra])
+    carried = picture.carried if writing.keep else []
+    extra = [_Attribute(name, *value.split(b"\0", 1)) for name, value in carried]
+    if writing.software and writing.keep:
+        extra = [row for row in extra if row.name != b"software"]
+        extra.append(_Attribute(b"software", b"string", writing.software.encode()))
+    return _with_attributes(coded, extra)
 
 
 def _with_attributes(coded: bytes, extra: list[_Attribute]) -> bytes:
@@ -252,7 +254,7 @@ def read_hdr(data: bytes, limits: Limits) -> Picture:
     height, width = int(size[2]), int(size[4])
     limits.check(width, height)
     image = cv2().imdecode(np.frombuffer(data, np.uint8), cv2().IMREAD_UNCHANGED)
-    if image is None:
+    if image is None or image.shape != (height, width, 3):
         raise MediaError("is damaged: the Radiance picture does not decode")
     picture = Picture([np.ascontiguousarray(image[..., ::-1])], "hdr", linear=True)
     picture.icc = colour.linear_profile()
@@ -261,16 +263,16 @@ def read_hdr(data: bytes, limits: Limits) -> Picture:
     return picture
 
 
-def write_hdr(picture: Picture, software: str | None, *, keep: bool) -> bytes:
+def write_hdr(picture: Picture, writing: Writing) -> bytes:
     """A Radiance picture of the first frame, with the input's header lines."""
     frame = picture.frames[0].astype(np.float32)
     rgb = np.repeat(frame[..., None], 3, 2) if frame.ndim == 2 else frame
     done, coded = cv2().imencode(".hdr", np.ascontiguousarray(np.maximum(rgb, 0)[..., ::-1]))
     if not done:
         raise MediaError("cannot be written as Radiance HDR")
-    lines = [line for _, line in picture.carried] if keep else []
-    if software and keep:
+    lines = [line for _, line in picture.carried] if writing.keep else []
+    if writing.software and writing.keep:
         lines = [line for line in lines if not line.startswith(b"SOFTWARE=")]
-        lines.append(b"SOFTWARE=" + software.encode("ascii", "replace"))
+        lines.append(b"SOFTWARE=" + writing.software.encode("ascii", "replace"))
     head, rest = bytes(coded).split(b"\n", 1)
     return b"\n".join([head, *lines, rest])

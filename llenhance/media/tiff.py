@@ -12,7 +12,7 @@ from ..errors import MediaError
 from ..pixels import WHITE, Array, from_float, to_float
 from . import colour, metadata, tiffblock
 from .codecs import DECODER_ERRORS, quiet, reason
-from .picture import Limits, Picture
+from .picture import Limits, Picture, Writing
 from .tiffblock import Block, Tag, Tags
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
@@ -120,7 +120,7 @@ def _page(page: Any, data: bytes, limits: Limits, picture: Picture) -> Array:
     image = planes[..., :colours]
     if photometric == PALETTE:
         table = np.asarray(page.colormap)
-        table = table // 257 if (table % 257 == 0).all() or table.max() > 255 else table
+        table = table >> 8 if table.max() > 255 else table
         image = table[:, image[..., 0]].transpose(1, 2, 0).astype(np.uint8)
     elif photometric == CMYK:
         image = colour.cmyk_to_srgb(np.ascontiguousarray(image), picture)
@@ -181,15 +181,19 @@ def _tags(block: Block, directory: int, picture: Picture) -> Tags:
         for number, tag in tags.main.items()
         if number not in STRUCTURE and number != LAYERS and number not in DNG
     }
+    resources = tags.main.pop(tiffblock.PHOTOSHOP, None)
     if not picture.pages:
         blocks = [tags.main.pop(n, None) for n in (tiffblock.XMP, tiffblock.IPTC)]
         picture.xmp, picture.iptc = (tag.data if tag else None for tag in blocks)
-        if resources := tags.main.pop(tiffblock.PHOTOSHOP, None):
+        if resources:
             iptc, picture.photoshop = metadata.split_photoshop(resources.data)
             picture.iptc = picture.iptc or iptc
         picture.dpi = _dpi(tags)
-    else:
-        tags.main.pop(tiffblock.PHOTOSHOP, None)
+    unit, one = tags.main.get(296), np.array([1, 1], tags.order + "u4").tobytes()
+    if unit and unit.data[:2].strip(b"\0") == b"\1" and tags.main.get(282, unit).data == one:
+        # What writers put that know no resolution: as many pixels as units, of no unit.
+        for number in (282, 283, 296):
+            tags.main.pop(number, None)
     return tags
 
 
@@ -217,17 +221,21 @@ def _turn_pages(picture: Picture) -> None:
         picture.frames[number] = metadata.upright(picture.frames[number], turn)
         upright = np.array(1, tags.order + "u2").tobytes()
         tags.main[tiffblock.ORIENTATION] = Tag(tiffblock.SHORT, 1, upright)
-    picture.exif = tiffblock.build(picture.pages[0])
+    first = picture.pages[0]
+    if first.main or first.exif or first.gps:
+        picture.exif = tiffblock.build(first)
 
 
-def write(picture: Picture, software: str | None, *, keep: bool) -> bytes:
-    """A TIFF of all frames with their tags, losslessly; of metadata only the profile if not keep.
+def write(picture: Picture, writing: Writing) -> bytes:
+    """A TIFF of all frames with their tags, losslessly.
 
     The first page's tags come from the picture's EXIF block, which has been renewed.
     """
     import tifffile
 
-    tags = _page_tags(picture, software) if keep else [Tags() for _ in picture.frames]
+    tags = [Tags() for _ in picture.frames]
+    if writing.keep:
+        tags = _page_tags(picture, writing.software)
     compression = picture.compression if picture.compression in LOSSLESS else "ADOBE_DEFLATE"
     predictor = picture.predictor if picture.compression in LOSSLESS else True
     predictable = compression in ("LZW", "ADOBE_DEFLATE", "DEFLATE", "ZSTD")

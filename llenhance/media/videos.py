@@ -3,6 +3,7 @@
 Importing it loads PyAV; OpenCV follows with the first clip that is read through it.
 """
 
+from .video_hdr import HdrView
 from .video_input import (
     CONTAINERS,
     Frame,
@@ -30,6 +31,7 @@ __all__ = [
     "CONTAINERS",
     "Encoding",
     "Frame",
+    "HdrView",
     "StreamInfo",
     "Turn",
     "VideoInfo",

@@ -11,8 +11,8 @@ from PIL import Image, WebPImagePlugin
 
 from ..errors import MediaError
 from ..pixels import Array
-from .codecs import DECODER_ERRORS, pillow_array, reason
-from .picture import Limits, Picture
+from .codecs import DECODER_ERRORS, Opener, pillow_array, reason
+from .picture import Limits, Picture, Writing
 
 QUALITY = 90  # of a lossy picture: WebP does not tell how it was coded
 ICC_FLAG, ALPHA_FLAG, EXIF_FLAG, XMP_FLAG, ANIMATION_FLAG = 0x20, 0x10, 0x08, 0x04, 0x02
@@ -84,27 +84,17 @@ def read(data: bytes, limits: Limits) -> Picture:
 
 
 def _frames(data: bytes, limits: Limits, picture: Picture, count: int) -> list[Array]:
-    if count == 1:
-        return [
-            pillow_array(lambda: WebPImagePlugin.WebPImageFile(io.BytesIO(data)), limits, picture)
-        ]
-    opened: list[Image.Image] = []
+    opener = Opener(lambda: WebPImagePlugin.WebPImageFile(io.BytesIO(data)))
 
-    def again() -> Image.Image:
-        # One decoder for all frames: each seek to a later frame goes on from the one before.
-        if not opened:
-            opened.append(WebPImagePlugin.WebPImageFile(io.BytesIO(data)))
-        return opened[0]
-
-    return [pillow_array(again, limits, picture, frame=number) for number in range(count)]
+    return [pillow_array(opener, limits, picture, frame=number) for number in range(count)]
 
 
-def write(picture: Picture, quality: int | None) -> bytes:
-    """A WebP of 8-bit frames, lossless as the input was unless a quality is given."""
+def write(picture: Picture, writing: Writing) -> bytes:
+    """A WebP of 8-bit frames, lossless as the input was unless ``writing`` has a quality."""
     height, width = picture.frames[0].shape[:2]
     if max(height, width) > 16383:
         raise MediaError("is larger than the 16383 pixels a side that a WebP can have")
-    coded = [_coded(frame, picture, quality) for frame in picture.frames]
+    coded = [_coded(frame, picture, writing.quality) for frame in picture.frames]
     alpha = any(frame.ndim == 3 and frame.shape[2] in (2, 4) for frame in picture.frames)
     tail = b""
     flags = ALPHA_FLAG if alpha else 0

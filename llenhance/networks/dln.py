@@ -8,6 +8,8 @@ the round trip lost. The network predicts a residual: Y = X + E(X).
 import torch
 from torch import Tensor, nn
 
+from .means import Means
+
 
 class ConvPReLU(nn.Module):
     """Convolution with "same" zero padding, then PReLU with one slope for all channels."""
@@ -51,8 +53,7 @@ class Darken(Lighten):
 class Aggregate(nn.Module):
     """Feature aggregation: z = x * (1 + gate(mean of x)), then a 1x1 fusion to 64 channels.
 
-    The gate sees the whole picture. ``mean``, of shape (N, C, 1, 1), replaces the picture's own
-    when a tile must be gated as the whole picture is.
+    ``mean``, (N, C, 1, 1), is that of the whole picture.
     """
 
     def __init__(self, channels: int, outputs: int = 64) -> None:
@@ -61,9 +62,7 @@ class Aggregate(nn.Module):
         self.expand = nn.Linear(channels // 16, channels, bias=False)
         self.fuse = ConvPReLU(1, channels, outputs)
 
-    def forward(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
-        if mean is None:
-            mean = x.mean((2, 3), keepdim=True)
+    def forward(self, x: Tensor, mean: Tensor) -> Tensor:
         gate = torch.sigmoid(self.expand(torch.relu(self.squeeze(mean.flatten(1)))))
         return self.fuse(x + x * gate[:, :, None, None])
 
@@ -80,7 +79,7 @@ class LightenBackProjection(nn.Module):
         self.residual = ConvPReLU(1, 64, 64)
         self.skip = ConvPReLU(1, 64, 64)
 
-    def forward(self, x: Tensor, mean: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mean: Tensor) -> Tensor:
         x = self.aggregate(x, mean)
         light = self.lighten(x)
         lost = self.residual(x) - self.darken(light)
@@ -104,13 +103,18 @@ class DLN(nn.Module):
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(self.tail.bias)
 
-    def predict(self, x: Tensor) -> Tensor:
+    def predict(self, x: Tensor, means: Means | None = None) -> Tensor:
         """Y = X + E(X) before the clamp: what the losses compare."""
+        means = means or Means()
         brightness = x.amax(1, keepdim=True)
-        features = self.head(torch.cat((2 * x - 1, brightness), 1))
-        for block in self.blocks:
-            features = torch.cat((features, block(features)), 1)
+        new = self.head(torch.cat((2 * x - 1, brightness), 1))
+        features, mean = new, means(new)
+        for number, block in enumerate(self.blocks):
+            if number:
+                mean = torch.cat((mean, means(new)), 1)
+            new = block(features, mean)
+            features = torch.cat((features, new), 1)
         return x + self.tail(self.merge(features))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.predict(x).clamp(0, 1)
+    def forward(self, x: Tensor, means: Means | None = None) -> Tensor:
+        return self.predict(x, means).clamp(0, 1)

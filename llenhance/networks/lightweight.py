@@ -48,6 +48,21 @@ class Lightweight(nn.Module):
         self.conv = nn.Conv2d(3, 3, 3, padding=1)
         self.norm = nn.BatchNorm2d(3)
         self.out_conv = nn.Conv2d(3, 3, 3, padding=1)
+        self._wake()
+
+    def _wake(self) -> None:
+        """Start with every channel alive on dark input.
+
+        torch's own biases are as large as dark pixels are bright: they leave a third of the ReLUs
+        at zero for ever, and of so few channels none is to spare.
+        """
+        for branch in self.branches:
+            branch[0].weight.data = nn.init.kaiming_normal_(branch[0].weight.data).abs_()
+            nn.init.zeros_(branch[0].bias)
+        for conv in (*(branch[2] for branch in self.branches), self.in_conv, self.conv):
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.constant_(conv.bias, 0.1)
+        nn.init.constant_(self.out_conv.bias, -2.0)  # an illumination of 0.12: eight times the light
 
     def extract(self, s: Tensor) -> Tensor:
         """F: (N, 16, H, W), the four dilated branches side by side."""

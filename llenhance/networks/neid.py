@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .means import Means
+
 SLOPE = 0.2
 
 # Bicubic reduction by two with antialiasing (Catmull-Rom, a = -0.5), as PIL's BICUBIC: the taps
@@ -86,16 +88,17 @@ class Decoder(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Feature fusion (FF): the mean DR feature vector weighs the channels of both branches."""
+    """Feature fusion (FF): the DR feature vector weighs the channels of both branches.
+
+    ``mean``, (N, 16 * base, 1, 1), is that of the DR feature over the whole picture.
+    """
 
     def __init__(self, base: int) -> None:
         super().__init__()
         self.squeeze = nn.Linear(16 * base, base)
         self.expand = nn.Linear(base, 32 * base)
 
-    def forward(self, light: Tensor, detail: Tensor, mean: Tensor | None = None) -> Tensor:
-        if mean is None:
-            mean = detail.mean((2, 3), keepdim=True)
+    def forward(self, light: Tensor, detail: Tensor, mean: Tensor) -> Tensor:
         weights = torch.sigmoid(self.expand(torch.relu(self.squeeze(mean.flatten(1)))))
         light_weight, detail_weight = weights[:, :, None, None].chunk(2, 1)
         return light_weight * light + detail_weight * detail
@@ -123,13 +126,16 @@ class NEID(nn.Module):
         self.encoder.levels[0][0].weight.data.mul_(4)
 
     def predict(
-        self, small: Tensor, use_fusion: bool = True
+        self, small: Tensor, means: Means | None = None, use_fusion: bool = True
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(enhanced at twice the size before the clamp, DR feature, encoder skips)."""
         *skips, bottleneck = self.encoder(small)
         detail = self.detail(bottleneck)
-        fused = self.fusion(bottleneck, detail) if use_fusion else bottleneck
+        mean = (means or Means())(detail)
+        fused = self.fusion(bottleneck, detail, mean) if use_fusion else bottleneck
         return self.decoder(fused, skips), detail, skips
 
-    def forward(self, x: Tensor, scale: int = 1) -> Tensor:
-        return self.predict(halve(x) if scale == 1 else x)[0].clamp(0, 1)
+    def forward(self, x: Tensor, scale: int = 1, means: Means | None = None) -> Tensor:
+        if means is not None:  # taken at the bottleneck, one pixel of which is so many of x
+            means.reduce(32 if scale == 1 else 16)
+        return self.predict(halve(x) if scale == 1 else x, means)[0].clamp(0, 1)

@@ -1,0 +1,450 @@
+"""The real entry point in a subprocess: names, statuses, streams, signals."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "LLENHANCE_WEIGHTS"}
+FAST = ("-m", "lightweight", "--device", "cpu")
+
+
+def llenhance(*arguments, cwd=None, data=None, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "llenhance", *map(str, arguments)],
+        cwd=cwd,
+        input=data,
+        capture_output=True,
+        env=ENVIRONMENT | environment,
+        check=False,
+        timeout=300,
+    )
+
+
+def ok(*arguments, **keywords):
+    result = llenhance(*arguments, **keywords)
+    assert result.returncode == 0, result.stderr.decode()
+    return result
+
+
+def refused(*arguments, status=2, **keywords):
+    """Exactly one line on stderr, no traceback; returns it."""
+    result = llenhance(*arguments, **keywords)
+    text = result.stderr.decode()
+    assert result.returncode == status, text
+    assert "Traceback" not in text
+    return text
+
+
+def picture(path: Path, height=20, width=30, seed=0, **saving) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).integers(0, 40, (height, width, 3), np.uint8)
+    Image.fromarray(cv2.GaussianBlur(values, (0, 0), 2)).save(path, **saving)
+    return path
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        image.load()
+        return image.size
+
+
+@pytest.fixture
+def photo(tmp_path):
+    return picture(tmp_path / "photo.jpg")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    picture(tmp_path / "dir" / "a.jpg", seed=1)
+    picture(tmp_path / "dir" / "sub" / "b.png", seed=2)
+    (tmp_path / "dir" / "notes.txt").write_text("no picture")
+    return tmp_path / "dir"
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+# --- names --------------------------------------------------------------------------------------------
+
+
+def test_one_photo_to_a_named_file(photo, tmp_path):
+    ok("photo.jpg", "-m", "dln", "-o", "out.jpg", cwd=tmp_path)
+    assert size(tmp_path / "out.jpg") == (30, 20)
+    before, after = (np.asarray(Image.open(p)).mean() for p in (photo, tmp_path / "out.jpg"))
+    assert after > 1.5 * before
+
+
+def test_enhance_is_the_default_command(photo, tmp_path):
+    ok("enhance", "photo.jpg", *FAST, cwd=tmp_path)
+    assert everything(tmp_path) == ["photo.jpg", "photo_lightweight.jpg"]
+
+
+def test_options_stand_before_and_after_inputs(photo, tmp_path):
+    ok("-q", "-m", "lightweight", "photo.jpg", "-o", "out.png", "--device", "cpu", cwd=tmp_path)
+    assert Image.open(tmp_path / "out.png").format == "PNG"
+
+
+def test_a_file_named_like_a_command(tmp_path):
+    picture(tmp_path / "x.png").rename(tmp_path / "train")
+    ok("./train", *FAST, cwd=tmp_path)
+    assert "train_lightweight.png" in everything(tmp_path)
+
+
+def test_a_folder_is_mirrored_beside_itself(tree, tmp_path):
+    ok("dir/", *FAST, cwd=tmp_path)
+    assert everything(tmp_path / "dir_lightweight") == ["a.jpg"]
+    ok("dir/", "--recursive", *FAST, "--on-exists", "skip", cwd=tmp_path)
+    assert everything(tmp_path / "dir_lightweight") == ["a.jpg", "sub/b.png"]
+    assert everything(tree) == ["a.jpg", "notes.txt", "sub/b.png"]
+
+
+def test_the_folder_one_stands_in(tree, tmp_path):
+    ok(".", *FAST, cwd=tree)
+    assert everything(tmp_path / "dir_lightweight") == ["a.jpg"]
+
+
+def test_several_inputs_into_a_folder(tmp_path):
+    for n, name in enumerate(("a.jpg", "b.png", "c d.tif")):
+        picture(tmp_path / name, seed=n)
+    ok("a.jpg", "b.png", "c d.tif", "-o", "outdir/", *FAST, cwd=tmp_path)
+    assert everything(tmp_path / "outdir") == ["a.jpg", "b.png", "c d.tif"]
+
+
+def test_name_template(photo, tmp_path):
+    ok("photo.jpg", *FAST, "--name-template", "{model}-{stem}{ext}", cwd=tmp_path)
+    assert (tmp_path / "lightweight-photo.jpg").exists()
+    assert "name template" in refused("photo.jpg", *FAST, "--name-template", "{nix}", cwd=tmp_path)
+    assert "no file name" in refused("photo.jpg", *FAST, "--name-template", "../x", cwd=tmp_path)
+
+
+def test_all_methods_and_a_comparison(photo, tmp_path):
+    picture(tmp_path / "truth.png", seed=0)
+    ok("photo.jpg", "-m", "all", "--compare", "grid.png", "--reference", "truth.png", cwd=tmp_path)
+    names = ["dln", "enlightengan", "lightweight", "neid", "residual"]
+    expected = [f"photo_{name}.jpg" for name in names]
+    assert set(expected) < set(everything(tmp_path))
+    width, height = size(tmp_path / "grid.png")
+    assert width > 300
+    assert height > 200
+
+
+def test_several_methods_into_a_folder(photo, tmp_path):
+    ok("photo.jpg", "-m", "lightweight,residual", "-o", "out", cwd=tmp_path)
+    assert everything(tmp_path / "out") == ["photo_lightweight.jpg", "photo_residual.jpg"]
+
+
+def test_a_list_of_methods_is_checked(photo):
+    assert "'moon' is none of" in refused(photo, "-m", "dln,moon")
+
+
+# --- what is refused, before anything happens -------------------------------------------------------------
+
+
+def test_an_existing_target(photo, tmp_path):
+    out = tmp_path / "out.jpg"
+    out.write_bytes(b"old")
+    assert "out.jpg exists" in refused(photo, "-o", out, *FAST)
+    assert out.read_bytes() == b"old"
+    ok(photo, "-o", out, *FAST, "--on-exists", "skip")
+    assert out.read_bytes() == b"old"
+    ok(photo, "-o", out, *FAST, "--on-exists", "rename")
+    assert size(tmp_path / "out-1.jpg") == (30, 20)
+    assert out.read_bytes() == b"old"
+    ok(photo, "-o", out, *FAST, "--on-exists", "overwrite")
+    assert size(out) == (30, 20)
+
+
+def test_input_equal_to_output(photo, tmp_path):
+    before = photo.read_bytes()
+    (tmp_path / "soft.jpg").symlink_to(photo)
+    os.link(photo, tmp_path / "hard.jpg")
+    for name in ("photo.jpg", "soft.jpg", "hard.jpg", "../" + tmp_path.name + "/photo.jpg"):
+        for policy in ("overwrite", "error", "skip", "rename"):
+            text = refused(
+                "photo.jpg", "-o", name, *FAST, "--on-exists", policy, cwd=tmp_path
+            )
+            assert "same file" in text
+    assert photo.read_bytes() == before
+
+
+def test_two_inputs_for_one_target(tmp_path):
+    for folder in ("a", "b"):
+        picture(tmp_path / folder / "x.jpg")
+    text = refused("a/x.jpg", "b/x.jpg", "-o", "out/", *FAST, cwd=tmp_path)
+    assert "would both write" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_that_is_another_input(tmp_path):
+    picture(tmp_path / "x.jpg")
+    picture(tmp_path / "x_lightweight.jpg")
+    text = refused(
+        "x.jpg", "x_lightweight.jpg", *FAST, "--on-exists", "overwrite", cwd=tmp_path
+    )
+    assert "is another input" in text
+
+
+def test_output_inside_the_input_folder(tree, tmp_path):
+    assert "inside the input folder" in refused("dir", "-o", "dir/out", *FAST, cwd=tmp_path)
+    assert "inside the input folder" in refused("dir", "-o", "dir", *FAST, cwd=tmp_path)
+    assert everything(tmp_path) == ["dir/a.jpg", "dir/notes.txt", "dir/sub/b.png"]
+
+
+def test_a_folder_as_target(photo, tmp_path):
+    (tmp_path / "photo_lightweight.jpg").mkdir()
+    assert "is a folder" in refused(photo, *FAST, "--on-exists", "overwrite")
+
+
+def test_a_target_below_a_file(photo, tmp_path):
+    assert "not a folder" in refused(photo, "-o", photo / "out.jpg", *FAST)
+
+
+@pytest.mark.parametrize("arguments", [("--device", "cuda"), ("--device", "cuda:7"), ("--device", "tpu")])
+def test_a_device_that_is_not_there(tree, tmp_path, arguments):
+    if "cuda" in arguments and Path("/dev/nvidia0").exists():
+        pytest.skip("this machine has a GPU")
+    text = refused("dir/", "--recursive", *arguments, cwd=tmp_path)
+    assert len(text.splitlines()) == 1
+    assert everything(tmp_path) == ["dir/a.jpg", "dir/notes.txt", "dir/sub/b.png"]
+
+
+def test_controls_of_other_methods(photo, tmp_path):
+    text = refused("photo.jpg", "-m", "dln", "--alpha", "1.5", cwd=tmp_path)
+    assert "residual has it" in text
+    assert "neid has 2" in refused("photo.jpg", "-m", "dln", "--scale", "2", cwd=tmp_path)
+    assert "0 to 2" in refused("photo.jpg", "-m", "residual", "--alpha", "9", cwd=tmp_path)
+    refused("photo.jpg", "--strength", "2", cwd=tmp_path)
+    assert everything(tmp_path) == ["photo.jpg"]
+
+
+def test_weights_that_do_not_match(photo, tmp_path):
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "lightweight.safetensors").write_bytes(b"rubbish")
+    text = refused(photo, *FAST, LLENHANCE_WEIGHTS=str(tmp_path / "w"))
+    assert "not a safetensors file" in text
+
+
+def test_usage(photo):
+    assert "INPUT" in refused("-m", "dln")
+    assert "--nonsense" in refused(photo, "--nonsense")
+    assert "--reference goes with" in refused(photo, "--reference", photo)
+
+
+# --- controls -----------------------------------------------------------------------------------------
+
+
+def test_alpha_and_scale_and_strength(tmp_path):
+    picture(tmp_path / "p.png")
+    for alpha in ("0.5", "2"):
+        ok("p.png", "-m", "residual", "--alpha", alpha, "-o", f"a{alpha}.png", cwd=tmp_path)
+    means = [np.asarray(Image.open(tmp_path / f"a{a}.png")).mean() for a in ("0.5", "2")]
+    assert means[0] < means[1]
+    ok("p.png", "-m", "neid", "--scale", "2", "-o", "big.png", cwd=tmp_path)
+    assert size(tmp_path / "big.png") == (60, 40)
+    ok("p.png", "-m", "neid", "-o", "same.png", cwd=tmp_path)
+    assert size(tmp_path / "same.png") == (30, 20)
+    ok("p.png", *FAST, "--strength", "0", "-o", "zero.png", cwd=tmp_path)
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "zero.png")), np.asarray(Image.open(tmp_path / "p.png"))
+    )
+
+
+# --- what fails ---------------------------------------------------------------------------------------
+
+
+def test_one_bad_file_does_not_stop_a_folder(tree, tmp_path):
+    (tree / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    (tree / "empty.png").write_bytes(b"")
+    result = llenhance("dir", "-r", *FAST, cwd=tmp_path)
+    text = result.stderr.decode()
+    assert result.returncode == 1
+    assert "Traceback" not in text
+    assert everything(tmp_path / "dir_lightweight") == ["a.jpg", "sub/b.png"]
+    assert any(line.startswith("dir/broken.jpg: ") for line in text.splitlines())
+    assert any(line.startswith("dir/empty.png: ") for line in text.splitlines())
+    assert text.splitlines()[-1] == "2 done, 2 failed"
+
+
+@pytest.mark.parametrize("kind", ["missing", "dangling", "fifo", "text", "empty folder"])
+def test_a_named_input_that_cannot_be_read(photo, tmp_path, kind):
+    bad = tmp_path / "bad"
+    if kind == "dangling":
+        bad.symlink_to(tmp_path / "nowhere")
+    elif kind == "fifo":
+        os.mkfifo(bad)
+    elif kind == "text":
+        bad.write_text("hello")
+    elif kind == "empty folder":
+        bad.mkdir()
+    text = refused("bad", "photo.jpg", "-o", "out/", *FAST, status=1, cwd=tmp_path)
+    assert text.splitlines()[0].startswith("bad: ")
+    assert everything(tmp_path / "out") == ["photo.jpg"]
+
+
+# --- streams --------------------------------------------------------------------------------------------
+
+
+def test_pipe_keeps_the_format_and_only_the_picture_is_on_stdout(photo):
+    result = ok("-", *FAST, "-o", "-", data=photo.read_bytes())
+    image = Image.open(io.BytesIO(result.stdout))
+    assert image.format == "JPEG"
+    assert image.size == (30, 20)
+    png = io.BytesIO()
+    Image.open(photo).save(png, "PNG")
+    assert Image.open(io.BytesIO(ok("-", *FAST, data=png.getvalue()).stdout)).format == "PNG"
+
+
+def test_rubbish_on_a_pipe(tmp_path):
+    result = llenhance("-", *FAST, "-o", "-", data=b"rubbish")
+    assert result.returncode == 1
+    assert result.stdout == b""
+    assert result.stderr.decode().startswith("standard input: ")
+
+
+def test_a_full_standard_output_is_an_error(photo):
+    with open("/dev/full", "wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "llenhance", photo, "-o", "-", *FAST],
+            stdout=full, stderr=subprocess.PIPE, env=ENVIRONMENT, check=False,
+        )  # fmt: skip
+    assert result.returncode == 1
+    assert b"Traceback" not in result.stderr
+    assert b"No space left" in result.stderr
+
+
+def test_a_reader_that_leaves_ends_the_run_quietly(tmp_path):
+    picture(tmp_path / "big.png", 400, 600)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llenhance", "big.png", "-o", "-", *FAST],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+    )  # fmt: skip
+    process.stdout.close()
+    stderr = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(60) == 1
+    assert stderr == ""
+
+
+def test_json_lines(tree, tmp_path):
+    (tree / "bad.jpg").write_bytes(b"")
+    result = llenhance("dir", "-r", *FAST, "--json", "-q", cwd=tmp_path)
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {(row["status"], row["source"]) for row in rows} == {
+        ("done", "dir/a.jpg"), ("done", "dir/sub/b.png"), ("failed", "dir/bad.jpg"),
+    }  # fmt: skip
+    done = next(row for row in rows if row["source"] == "dir/a.jpg")
+    assert done["target"] == "dir_lightweight/a.jpg"
+    assert done["model"] == "lightweight"
+    assert (done["width"], done["height"]) == (30, 20)
+
+
+def test_dry_run_touches_nothing(tree, tmp_path):
+    result = ok("dir/", "-r", "-o", "bright/", "--dry-run", cwd=tmp_path)
+    lines = [line.split("\t") for line in result.stdout.decode().splitlines()]
+    assert lines == [
+        ["enhance", "picture", "dln", "dir/a.jpg", "bright/a.jpg"],
+        ["enhance", "picture", "dln", "dir/sub/b.png", "bright/sub/b.png"],
+    ]
+    assert not (tmp_path / "bright").exists()
+
+
+def test_quiet_and_verbose(photo, tmp_path):
+    assert ok(photo, *FAST, "-o", tmp_path / "q.jpg", "-q").stderr == b""
+    text = ok(photo, *FAST, "-o", tmp_path / "v.jpg", "-v").stderr.decode()
+    assert "onnx on cpu" in text
+    assert ok(photo, *FAST, "-o", tmp_path / "n.jpg").stdout == b""
+
+
+# --- signals ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_whole_files_only(tmp_path, number):
+    for n in range(40):
+        picture(tmp_path / "dir" / f"{n:02}.png", 300, 400, seed=n)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llenhance", "dir", "-m", "residual", "--device", "cpu"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+    )  # fmt: skip
+    out = tmp_path / "dir_residual"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not (out.exists() and any(out.glob("*.png"))):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in stderr
+    found = everything(out)
+    assert 0 < len(found) < 40
+    assert all(size(out / name) == (400, 300) for name in found)  # and no temporary files
+
+
+# --- the other commands ---------------------------------------------------------------------------------
+
+
+def test_methods():
+    rows = json.loads(ok("methods", "--json").stdout)
+    assert [row["name"] for row in rows][0] == "dln"
+    assert {row["name"] for row in rows if row["controls"]} == {"residual"}
+    assert all("general" in row["weights"] for row in rows)
+    text = ok("methods", COLUMNS="200").stdout.decode()
+    assert "--alpha 0..2" in text
+    assert "--scale 2" in text
+
+
+def test_version_and_help():
+    assert ok("--version").stdout.decode().startswith("llenhance, version ")
+    text = ok("--help").stdout.decode()
+    for word in ("--alpha", "--scale", "--device", "methods", "train", "Exit status"):
+        assert word in text
+
+
+def test_doctor():
+    text = ok("doctor", COLUMNS="200").stdout.decode()
+    assert "lightweight" in text
+    assert "torch" in text
+
+
+def test_completion(tmp_path):
+    result = llenhance(
+        _LLENHANCE_COMPLETE="bash_complete", COMP_WORDS="llenhance photo.jpg --mo", COMP_CWORD="2"
+    )
+    assert b"--model" in result.stdout
+    result = llenhance(
+        _LLENHANCE_COMPLETE="bash_complete", COMP_WORDS="llenhance -m dln,re", COMP_CWORD="2"
+    )
+    assert b"dln,residual" in result.stdout
+    for shell in ("bash", "zsh", "fish"):
+        assert b"_LLENHANCE_COMPLETE" in llenhance(_LLENHANCE_COMPLETE=f"{shell}_source").stdout
+
+
+def test_weights_import_runs(photo, tmp_path):
+    import references
+    import torch
+
+    state = references.random_state(references.sci_shapes())
+    torch.save(state, tmp_path / "sci.pt")
+    ok("weights", "import", "lightweight", "sci.pt", "-o", "my.safetensors", cwd=tmp_path)
+    assert (tmp_path / "my.onnx").exists()
+    ok("photo.jpg", *FAST, "--weights", "my.safetensors", "-o", "out.png", cwd=tmp_path)
+    x = torch.from_numpy(np.asarray(Image.open(photo)).copy()).permute(2, 0, 1)[None] / 255
+    expected = (references.sci(state, x)[0].permute(1, 2, 0) * 255).round().numpy()
+    found = np.asarray(Image.open(tmp_path / "out.png"))
+    assert np.abs(found - expected).max() <= 1
+    assert "not a checkpoint" in refused(
+        "weights", "import", "dln", "photo.jpg", "-o", "x.safetensors", cwd=tmp_path
+    )
+    assert "exists" in refused(
+        "weights", "import", "lightweight", "sci.pt", "-o", "my.safetensors", cwd=tmp_path
+    )

@@ -1,0 +1,1067 @@
+"""Reading and writing pictures: every format, layout and depth; colours; damage; hostile files."""
+
+import functools
+import io
+import itertools
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
+from fractions import Fraction
+
+import cv2
+import imagecodecs
+import numpy as np
+import pictures
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from skimage.color import deltaE_ciede2000, rgb2lab
+
+from llenhance import pixels
+from llenhance.errors import MediaError
+from llenhance.media import codecs, colour, images, isobmff
+from llenhance.media.images import Picture
+
+SCENE = pictures.dark_scene()
+WRITTEN = [name for name, row in images.FORMATS.items() if not row.writes]
+EXACT = {
+    "png": (np.uint8, np.uint16),
+    "tiff": (np.uint8, np.uint16, np.float32),
+    "bmp": (np.uint8,),
+    "pnm": (np.uint8, np.uint16),
+    "webp": (np.uint8,),
+    "jp2": (np.uint8, np.uint16),
+}
+
+
+def picture(height, width, channels, dtype, seed=0):
+    """Random values over the whole range; ``channels`` 1 is (H, W)."""
+    values = np.random.default_rng(seed).random((height, width, channels), np.float32)
+    frame = pixels.from_float(values, np.dtype(dtype))
+    return frame[..., 0] if channels == 1 else frame
+
+
+# Layouts and depths ----------------------------------------------------------------------------
+
+
+def exact_cases():
+    for name, dtypes in EXACT.items():
+        row = images.FORMATS[name]
+        for dtype, channels in itertools.product(dtypes, (1, 2, 3, 4)):
+            if (channels < 3 and not row.grey) or (channels in (2, 4) and not row.alpha):
+                continue
+            if name == "bmp" and channels == 2:
+                continue  # comes back as RGBA
+            yield pytest.param(name, dtype, channels, id=f"{name}-{dtype.__name__}-{channels}")
+
+
+@pytest.mark.parametrize(("name", "dtype", "channels"), list(exact_cases()))
+@pytest.mark.parametrize("size", [(1, 1), (37, 53), (2, 300)])
+def test_lossless_formats_give_back_every_value(name, dtype, channels, size):
+    frame = picture(*size, channels, dtype)
+    data = images.encode(Picture([frame], name), name)
+    back = images.read(data)
+    assert back.format == name == images.sniff(data[:64])
+    assert back.frames[0].dtype == dtype
+    assert back.frames[0].shape == frame.shape
+    assert np.array_equal(back.frames[0], frame)
+    assert not back.notes
+    assert not back.truncated
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (16, 9)])
+def test_every_format_takes_every_picture_or_says_what_is_lost(name, dtype, channels, size):
+    given_ = Picture(
+        [
+            picture(*size, channels, dtype) // 2
+            if dtype != np.float32
+            else picture(*size, channels, dtype) / 2
+        ],
+        "png",
+    )
+    told = " ".join(images.losses(given_, name))
+    back = images.read(images.encode(given_, name)).frames[0]
+    row = images.FORMATS[name]
+    assert back.shape[:2] == size
+    assert ("transparency" in told) == (channels in (2, 4) and not row.alpha)
+    assert (" bits" in told) == (
+        back.dtype.itemsize < np.dtype(dtype).itemsize or (name == "avif" and dtype != np.uint8)
+    )
+    if row.alpha and channels in (2, 4):
+        assert back.ndim == 3
+        assert back.shape[2] in (2, 4)
+
+
+@given(
+    st.sampled_from(["png", "tiff", "webp", "jp2"]),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([3, 4]),
+    st.integers(0, 9),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_size_survives(name, height, width, channels, seed):
+    frame = picture(height, width, channels, np.uint8, seed)
+    assert np.array_equal(images.read(images.encode(Picture([frame], name), name)).frames[0], frame)
+
+
+def test_other_readers_agree_on_16_bits():
+    frame = picture(20, 31, 3, np.uint16)
+    png = images.encode(Picture([frame], "png"), "png")
+    assert np.array_equal(cv2.imdecode(np.frombuffer(png, np.uint8), -1)[..., ::-1], frame)
+    tiff = images.encode(Picture([frame], "tiff"), "tiff")
+    assert np.array_equal(tifffile.imread(io.BytesIO(tiff)), frame)
+    pnm = images.encode(Picture([frame], "pnm"), "pnm")
+    assert np.array_equal(cv2.imdecode(np.frombuffer(pnm, np.uint8), -1)[..., ::-1], frame)
+    grey_alpha = picture(20, 31, 2, np.uint16)
+    png = images.encode(Picture([grey_alpha], "png"), "png")
+    assert np.array_equal(imagecodecs.png_decode(png), grey_alpha)
+
+
+def test_a_dark_16_bit_photo_stays_one():
+    dark = pictures.dark_scene_16()
+    assert dark.max() < 256
+    done, coded = cv2.imencode(".png", dark[..., ::-1])
+    assert done
+    read = images.read(bytes(coded))
+    assert read.frames[0].dtype == np.uint16
+    assert np.array_equal(read.frames[0], dark)
+
+
+def test_the_format_is_decided_by_the_bytes():
+    for name in WRITTEN:
+        data = images.encode(Picture([SCENE], "png"), name)
+        assert images.sniff(data[:64]) == name
+        assert images.read(data).format == name
+    assert images.sniff(b"MZ\x90") is None
+    assert images.sniff(b"") is None
+    assert images.format_of_suffix(".JPG") == "jpeg"
+    assert images.format_of_suffix(".mp4") is None
+
+
+def test_suffixes_belong_to_one_format():
+    suffixes = [suffix for row in images.FORMATS.values() for suffix in row.suffixes]
+    assert len(suffixes) == len(set(suffixes))
+
+
+# Palettes, bitmaps and other odd layouts -------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["PNG", "TIFF", "BMP", "GIF"])
+def test_palette_comes_back_as_rgb(name):
+    image = Image.fromarray(SCENE).quantize(32)
+    read = images.read(pictures.pillow(image, name)).frames[0]
+    assert np.array_equal(read, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("name", ["PNG", "GIF", "WEBP"])
+def test_transparent_palette_comes_back_as_rgba(name):
+    image = Image.fromarray(SCENE).quantize(32)
+    data = pictures.pillow(image, name, transparency=3) if name != "WEBP" else None
+    if data is None:
+        rgba = np.dstack((SCENE, pictures.alpha_plane(48, 64).astype(np.uint8)))
+        data = pictures.pillow(rgba, "WEBP", lossless=True, exact=True)
+        assert np.array_equal(images.read(data).frames[0], rgba)
+        return
+    read = images.read(data).frames[0]
+    assert read.shape == (48, 64, 4)
+    assert np.array_equal(read[..., 3] == 0, np.asarray(image) == 3)
+
+
+@pytest.mark.parametrize("name", ["PNG", "TIFF", "BMP", "PPM"])
+def test_one_bit_comes_back_as_rgb(name):
+    image = Image.fromarray(SCENE).convert("1")
+    read = images.read(pictures.pillow(image, name)).frames[0]
+    assert np.array_equal(read, np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_png_of_any_depth_and_interlace_is_grey_over_the_whole_range(bits):
+    top = 2**bits - 1
+    values = np.arange(8 * 16).reshape(8, 16) * top // 127
+    if bits == 16:
+        rows = values.astype(">u2").view(np.uint8)
+    else:
+        spread = (values[..., None] >> np.arange(bits)[::-1]) & 1
+        rows = np.packbits(spread.reshape(8, -1).astype(np.uint8), axis=1)
+    body = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())
+    ihdr = struct.pack(">IIBBBBB", 16, 8, bits, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b))
+        for k, b in ((b"IHDR", ihdr), (b"IDAT", body), (b"IEND", b""))
+    )
+    read = images.read(data).frames[0]
+    white = 65535 if bits == 16 else 255
+    expected = np.round(values * (white / top))
+    if bits == 1:
+        assert read.shape == (8, 16, 3)
+        read = read[..., 0]
+    assert np.array_equal(read, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_png_colour_key_becomes_alpha(dtype):
+    frame = picture(6, 7, 3, dtype)
+    frame[2, 3] = key = np.array([3, 200, 7], dtype)
+    done, coded = cv2.imencode(".png", frame[..., ::-1])
+    assert done
+    data = pictures.with_png_chunks(bytes(coded), (b"tRNS", key.astype(">u2").tobytes()))
+    read = images.read(data).frames[0]
+    assert read.shape == (6, 7, 4)
+    assert np.array_equal(read[..., :3], frame)
+    assert (read[..., 3] == 0).sum() == 1
+    assert read[2, 3, 3] == 0
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_tiff_of_odd_depth_fills_sixteen_bits(bits):
+    values = np.arange(2**bits, dtype=np.uint16).reshape(-1, 32)
+    out = io.BytesIO()
+    tifffile.imwrite(out, values, bitspersample=bits)
+    read = images.read(out.getvalue()).frames[0]
+    assert read.dtype == np.uint16
+    assert read.min() == 0
+    assert read.max() == 65535
+    assert np.array_equal(np.round(read / (65535 / (2**bits - 1))), values)
+
+
+@pytest.mark.parametrize("layout", ["planar", "tiled", "miniswhite", "premultiplied", "bigtiff"])
+def test_tiff_layouts(layout):
+    frame = picture(70, 80, 3, np.uint16)
+    out = io.BytesIO()
+    if layout == "planar":
+        tifffile.imwrite(out, frame.transpose(2, 0, 1), planarconfig="separate", photometric="rgb")
+    elif layout == "tiled":
+        tifffile.imwrite(out, frame, tile=(32, 32), compression="lzw", predictor=True)
+    elif layout == "bigtiff":
+        tifffile.imwrite(out, frame, bigtiff=True, byteorder=">")
+    elif layout == "miniswhite":
+        tifffile.imwrite(out, 65535 - frame[..., 0], photometric="miniswhite")
+        frame = frame[..., 0]
+    else:
+        alpha = pictures.alpha_plane(70, 80, 65535)
+        stored = np.rint(frame * (alpha / 65535)[..., None]).astype(np.uint16)
+        stored = np.dstack((stored, alpha.astype(np.uint16)))
+        tifffile.imwrite(out, stored, photometric="rgb", extrasamples=["assocalpha"])
+        read = images.read(out.getvalue())
+        opaque = alpha == 65535
+        assert np.array_equal(read.frames[0][opaque][:, :3], frame[opaque])
+        assert np.array_equal(read.frames[0][..., 3], alpha)
+        again = tifffile.imread(io.BytesIO(images.encode(read, "tiff")))
+        assert np.abs(again.astype(int) - stored).max() <= 1
+        return
+    read = images.read(out.getvalue())
+    assert np.array_equal(read.frames[0], frame)
+    assert np.array_equal(images.read(images.encode(read, "tiff")).frames[0], frame)
+
+
+def test_tiff_keeps_compression_predictor_and_half_floats():
+    frame = picture(40, 50, 3, np.float32).astype(np.float16)
+    out = io.BytesIO()
+    tifffile.imwrite(out, frame, compression="zstd", photometric="rgb")
+    read = images.read(out.getvalue())
+    assert read.frames[0].dtype == np.float32
+    with tifffile.TiffFile(io.BytesIO(images.encode(read, "tiff"))) as file:
+        page = file.pages[0]
+        assert page.compression.name == "ZSTD"
+        assert page.dtype == np.float16
+        assert np.array_equal(page.asarray(), frame)
+    out = io.BytesIO()
+    tifffile.imwrite(out, SCENE, compression="lzw", predictor=True)
+    with tifffile.TiffFile(io.BytesIO(images.encode(images.read(out.getvalue()), "tiff"))) as file:
+        assert (file.pages[0].compression.name, int(file.pages[0].predictor)) == ("LZW", 2)
+
+
+def test_tiff_pages_all_come_back_and_thumbnails_do_not():
+    pages = [picture(20, 30, 3, np.uint8), picture(10, 12, 1, np.uint16)]
+    out = io.BytesIO()
+    with tifffile.TiffWriter(out) as file:
+        file.write(pages[0], photometric="rgb")
+        file.write(pages[0][::4, ::4].copy(), photometric="rgb", subfiletype=1)
+        file.write(pages[1], photometric="minisblack")
+    read = images.read(out.getvalue())
+    assert [frame.shape for frame in read.frames] == [(20, 30, 3), (10, 12)]
+    assert "smaller copies" in read.notes[0]
+    back = images.read(images.encode(read, "tiff"))
+    assert all(np.array_equal(a, b) for a, b in zip(back.frames, pages, strict=True))
+    assert images.losses(read, "png") == ["only the first of 2 pages is kept"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"P1\n# hello\n3 2\n101\n0 1 0", [[0, 255, 0], [255, 0, 255]]),
+        (b"P2 2 1 15 # fifteen\n0 15\n", [[0, 255]]),
+        (b"P5\n2 1\n1023\n\x00\x00\x03\xff", [[0, 65535]]),
+        (b"P3\n1 1\n255\n1 2 3", [[[1, 2, 3]]]),
+    ],
+)
+def test_pnm_text_comments_and_odd_ranges(text, expected):
+    read = images.read(text).frames[0]
+    expected = np.array(expected)
+    if text[1:2] == b"1":
+        expected = np.repeat(expected[..., None], 3, 2)
+    assert np.array_equal(read, expected)
+
+
+# JPEG ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quality", [30, 75, 92])
+@pytest.mark.parametrize("sampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_is_coded_as_its_input(quality, sampling, progressive):
+    data = pictures.pillow(
+        SCENE, "JPEG", quality=quality, subsampling=sampling, progressive=progressive
+    )
+    out = images.encode(images.read(data), "jpeg")
+    before, after = (Image.open(io.BytesIO(d)) for d in (data, out))
+    assert after.quantization == before.quantization
+    assert after.layer == before.layer  # components, sampling factors, table numbers
+    assert after.info.get("progressive") == before.info.get("progressive")
+    assert abs(len(out) - len(data)) < 0.1 * len(data)
+
+
+def test_jpeg_quality_can_be_asked_for_and_sampling_stays():
+    data = pictures.pillow(SCENE, "JPEG", quality=95, subsampling="4:2:2")
+    small = images.encode(images.read(data), "jpeg", quality=20)
+    assert len(small) < len(data) / 2
+    assert Image.open(io.BytesIO(small)).layer[0][1:3] == (2, 1)
+    with pytest.raises(MediaError, match="1 to 100"):
+        images.encode(images.read(data), "jpeg", quality=0)
+
+
+def test_grey_jpeg_stays_grey():
+    data = pictures.pillow(SCENE[..., 1], "JPEG")
+    read = images.read(data)
+    assert read.frames[0].shape == (48, 64)
+    assert Image.open(io.BytesIO(images.encode(read, "jpeg"))).mode == "L"
+
+
+def test_rgb_jpeg_stays_rgb():
+    data = pictures.pillow(SCENE, "JPEG", keep_rgb=True, subsampling="4:4:4", quality=90)
+    read = images.read(data)
+    assert np.abs(read.frames[0].astype(int) - SCENE).mean() < 2
+    out = images.encode(read, "jpeg")
+    assert b"Adobe" in out[:200]
+    again = images.read(out)
+    assert again.quality.rgb
+    assert np.abs(again.frames[0].astype(int) - read.frames[0]).mean() < 1
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_orientation_is_applied_once(turn):
+    data = pictures.photo(turn)
+    read = images.read(data)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert np.array_equal(read.frames[0], np.asarray(upright))
+    for name in ("jpeg", "png", "webp", "tiff", "jp2"):
+        again = images.read(images.encode(read, name))
+        assert again.frames[0].shape == read.frames[0].shape
+        assert np.abs(again.frames[0].astype(int) - read.frames[0]).mean() < 4
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_tiff_pages_are_turned_each_by_its_own_tag(turn):
+    out = io.BytesIO()
+    with tifffile.TiffWriter(out) as file:
+        file.write(SCENE, photometric="rgb", metadata=None)
+        file.write(SCENE, photometric="rgb", metadata=None, extratags=[(274, 3, 1, turn, True)])
+    read = images.read(out.getvalue())
+    image = Image.open(io.BytesIO(out.getvalue()))
+    image.seek(1)
+    expected = np.asarray(ImageOps.exif_transpose(image))
+    assert np.array_equal(read.frames[0], SCENE)
+    assert np.array_equal(read.frames[1], expected)
+    with tifffile.TiffFile(io.BytesIO(images.encode(read, "tiff"))) as file:
+        assert file.pages[1].tags[274].value == 1
+        assert np.array_equal(file.pages[1].asarray(), expected)
+
+
+# Animations ------------------------------------------------------------------------------------
+
+
+def animation(count=4, channels=3):
+    frames = [pictures.dark_scene(20, 30, seed) for seed in range(count - 1)]
+    frames.append(frames[-1])  # two alike: an encoder might merge them
+    if channels == 4:
+        alpha = np.where(pictures.alpha_plane(20, 30) > 127, 255, 0).astype(np.uint8)
+        frames = [np.dstack((frame, alpha)) for frame in frames]
+    return frames
+
+
+TIMES = [Fraction(7, 100), Fraction(1, 2), Fraction(3, 100), Fraction(2)]
+
+
+@pytest.mark.parametrize("name", ["gif", "png", "webp"])
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("loops", [0, 1, 3])
+def test_animations_keep_frames_timing_and_loops(name, channels, loops):
+    given_ = Picture(animation(4, channels), name, durations=TIMES, loops=loops)
+    data = images.encode(given_, name)
+    read = images.read(data)
+    assert len(read.frames) == 4
+    assert read.durations == TIMES
+    assert read.loops == loops
+    for before, after in zip(given_.frames, read.frames, strict=True):
+        assert after.shape == before.shape
+        seen = before[..., -1] > 0 if channels == 4 else np.ones(before.shape[:2], bool)
+        error = np.abs(after[seen].astype(int) - before[seen])
+        assert error.max() == 0 if name != "gif" else error.mean() < 4
+        if channels == 4:
+            assert np.array_equal(after[..., 3], before[..., 3])
+    image = Image.open(io.BytesIO(data))
+    assert image.n_frames == 4
+    shown = []
+    for number in range(4):
+        image.seek(number)
+        image.load()
+        shown.append(image.info["duration"])
+    assert [round(ms) for ms in shown] == [70, 500, 30, 2000]
+
+
+@pytest.mark.parametrize("name", ["GIF", "PNG", "WEBP"])
+def test_animations_by_others_are_composed(name):
+    frames = [Image.fromarray(frame) for frame in animation(4)[:3]]
+    options = {"lossless": True} if name == "WEBP" else {}
+    options |= {"duration": [70, 500, 30], "loop": 0}
+    data = pictures.pillow(frames[0], name, save_all=True, append_images=frames[1:], **options)
+    read = images.read(data)
+    image = Image.open(io.BytesIO(data))
+    assert len(read.frames) == 3
+    assert read.durations == TIMES[:3]
+    for number, frame in enumerate(read.frames):
+        image.seek(number)
+        assert np.array_equal(frame, np.asarray(image.convert("RGB")))
+
+
+def test_16_bit_apng():
+    frames = [picture(8, 9, 4, np.uint16, seed) for seed in range(2)]
+    read = images.read(images.encode(Picture(frames, "png", durations=TIMES[:2]), "png"))
+    assert all(np.array_equal(a, b) for a, b in zip(read.frames, frames, strict=True))
+
+
+def test_gif_of_few_colours_is_exact():
+    frame = np.asarray(Image.fromarray(SCENE).quantize(64).convert("RGB"))
+    read = images.read(images.encode(Picture([frame], "gif"), "gif"))
+    assert np.array_equal(read.frames[0], frame)
+
+
+def test_what_a_still_format_loses_of_an_animation():
+    given_ = Picture(animation(), "gif", durations=TIMES)
+    assert images.losses(given_, "jpeg") == ["only the first of 4 frames is kept"]
+    assert images.losses(given_, "tiff") == ["the timing of the animation is lost"]
+    assert np.array_equal(images.read(images.encode(given_, "bmp")).frames[0], given_.frames[0])
+
+
+# AVIF, JPEG 2000, EXR, HDR ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [(np.uint8, 8), (np.uint16, 12)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_avif_of_8_and_12_bits(dtype, bits, channels):
+    scene = pictures.dark_scene(48, 64)
+    frame = pixels.from_float(pixels.to_float(scene), np.dtype(dtype))
+    frame = frame[..., 0] if channels == 1 else frame
+    if channels == 4:
+        alpha = pictures.alpha_plane(48, 64, pixels.WHITE[np.dtype(dtype)]).astype(dtype)
+        frame = np.dstack((frame, alpha))
+    data = images.encode(Picture([frame], "png"), "avif", quality=97)
+    read = images.read(data)
+    assert read.depth == bits
+    assert read.frames[0].dtype == dtype
+    assert read.frames[0].shape == frame.shape
+    error = np.abs(pixels.to_float(read.frames[0]) - pixels.to_float(frame))
+    assert error.mean() < 0.01
+    again = images.read(images.encode(read, "avif"))
+    assert again.depth == bits
+
+
+def test_animated_avif():
+    given_ = Picture(animation(), "avif", durations=[Fraction(1, 10)] * 4)
+    read = images.read(images.encode(given_, "avif"))
+    assert len(read.frames) == 4
+    assert read.durations == given_.durations
+
+
+def test_jpeg_2000_stays_lossy_or_lossless():
+    assert images.read(pictures.pillow(SCENE, "JPEG2000")).lossless
+    lossy = images.read(
+        pictures.pillow(
+            SCENE, "JPEG2000", irreversible=True, quality_mode="dB", quality_layers=[40]
+        )
+    )
+    assert lossy.lossless is False
+    again = images.read(images.encode(lossy, "jp2"))
+    assert again.lossless is False
+    assert np.abs(again.frames[0].astype(int) - lossy.frames[0]).mean() < 2
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_exr_keeps_light_depth_and_attributes(half, channels):
+    frame = picture(20, 30, channels, np.float32) * np.float32(12)
+    if channels == 4:
+        frame[..., 3] = pictures.alpha_plane(20, 30, 1)
+    given_ = Picture(
+        [frame],
+        "exr",
+        linear=True,
+        depth=16 if half else 32,
+        carried=[(b"owner", b"string\0me")],
+        premultiplied=channels == 4,
+        icc=colour.linear_profile(),
+    )
+    data = images.encode(given_, "exr", provenance="llenhance 1")
+    read = images.read(data)
+    assert read.depth == given_.depth
+    expected = frame.astype(np.float16).astype(np.float32) if half else frame
+    if channels == 4:
+        opaque = expected[..., 3] == 1
+        assert np.array_equal(read.frames[0][..., 3], expected[..., 3])
+        assert np.allclose(read.frames[0][opaque], expected[opaque], rtol=1e-6)
+    else:
+        assert np.array_equal(read.frames[0], expected)
+    assert (b"owner", b"string\0me") in read.carried
+    assert (b"software", b"string\0llenhance 1") in read.carried
+    assert images.encode(read, "exr") == images.encode(
+        images.read(images.encode(read, "exr")), "exr"
+    )
+
+
+def test_radiance_keeps_light_and_header():
+    frame = picture(20, 30, 3, np.float32) * np.float32(12)
+    read = images.read(
+        images.encode(
+            Picture(
+                [frame],
+                "hdr",
+                linear=True,
+                carried=[(b"", b"VIEW= -vtv")],
+                icc=colour.linear_profile(),
+            ),
+            "hdr",
+        )
+    )
+    assert np.abs(read.frames[0] - frame).max() < 12 / 128
+    again = images.encode(read, "hdr", provenance="llenhance 1")
+    assert b"\nVIEW= -vtv\n" in again
+    assert b"\nSOFTWARE=llenhance 1\n" in again
+    assert np.array_equal(images.read(again).frames[0], read.frames[0])
+
+
+def test_light_above_one_is_brightened_and_not_clipped():
+    frame = picture(8, 8, 3, np.float32) * np.float32(0.1)
+    frame[0, 0] = 20
+    given_ = Picture([frame], "exr", linear=True, icc=colour.linear_profile())
+
+    def brighten(image):
+        """As Enhancer.enhance does with floats."""
+        seen = pixels.tone_map(image)
+        return pixels.apply_change(image, seen, np.sqrt(seen))
+
+    result = images.enhanced(given_, brighten).frames[0]
+    assert result[0, 0].min() >= 20
+    assert (result[1:] > frame[1:]).all()
+    same = images.enhanced(given_, lambda image: image).frames[0]
+    assert np.allclose(same, frame, rtol=1e-4, atol=1e-6)
+
+
+def test_light_that_is_no_number_is_written_without_a_word():
+    frame = picture(4, 4, 3, np.float32)
+    frame[0, 0] = (np.nan, np.inf, -np.inf)
+    frame[1, 1] = (3e38, -3e38, 1e-40)
+    given_ = Picture([frame], "exr", linear=True, depth=32, icc=colour.linear_profile())
+    for name in WRITTEN:
+        assert images.read(images.encode(given_, name)).frames[0].shape[:2] == (4, 4)
+    bright = images.enhanced(given_, lambda image: pixels.apply_change(
+        image, pixels.tone_map(image), np.sqrt(pixels.tone_map(image))
+    ))  # fmt: skip
+    assert np.isfinite(bright.frames[0][2:]).all()
+
+
+def test_linear_light_becomes_srgb_in_a_format_of_integers():
+    frame = np.full((4, 4, 3), 0.2140411, np.float32)
+    given_ = Picture([frame], "exr", linear=True, icc=colour.linear_profile())
+    png = images.read(images.encode(given_, "png"))
+    assert png.frames[0].dtype == np.uint16
+    assert np.abs(png.frames[0].astype(int) - 32768).max() < 20  # sRGB's middle grey
+    back = images.read(images.encode(png, "exr"))
+    assert np.allclose(back.frames[0], frame, atol=1e-4)
+    assert "light above 1 is compressed" in images.losses(given_, "png")
+
+
+# Colour ----------------------------------------------------------------------------------------
+
+
+def brighten(image):
+    """An enhancement that mixes channels and neighbours, as the networks do."""
+    values = np.clip(pixels.to_float(image), 0, 1)
+    mean = values.mean(2, keepdims=True)
+    values = values**0.5 * 0.9 + 0.1 * mean
+    return pixels.from_float(values.astype(np.float32), image.dtype)
+
+
+@pytest.mark.parametrize("name", ["p3", "adobe", "prophoto"])
+def test_wide_gamut_picture_and_its_srgb_twin_agree(name):
+    twin = np.rint(pixels.to_float(pictures.dark_scene(64, 64)) * 65535).astype(np.uint16)
+    profile, srgb = pictures.icc(name), pictures.icc("srgb")
+    wide = imagecodecs.cms_transform(
+        twin, srgb, profile, colorspace="rgb", outcolorspace="rgb", outdtype="uint16",
+        intent=imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC,
+    )  # fmt: skip
+    out = io.BytesIO()
+    tifffile.imwrite(out, wide, photometric="rgb", iccprofile=profile)
+    read = images.read(out.getvalue())
+    written = images.encode(images.enhanced(read, brighten), "tiff")
+    result = images.read(written)
+    assert result.icc == profile
+    assert result.frames[0].dtype == np.uint16
+    seen = imagecodecs.cms_transform(
+        result.frames[0], profile, srgb, colorspace="rgb", outcolorspace="rgb",
+        outdtype="float32", intent=imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC,
+    )  # fmt: skip
+    expected = pixels.to_float(brighten(twin))
+    difference = deltaE_ciede2000(rgb2lab(np.clip(seen, 0, 1)), rgb2lab(expected))
+    assert difference.mean() < 0.5
+    # and a tool that takes the values for sRGB would be far off
+    naive = deltaE_ciede2000(rgb2lab(pixels.to_float(brighten(wide))), rgb2lab(expected))
+    assert naive.mean() > 3 * difference.mean()
+
+
+def test_colours_outside_srgb_are_not_clipped():
+    profile = pictures.icc("prophoto")
+    frame = np.zeros((4, 4, 3), np.uint16)
+    frame[..., 1] = 30000  # a green that no sRGB screen can show
+    read = Picture([frame], "tiff", icc=profile)
+    same = images.enhanced(read, lambda image: image).frames[0]
+    assert np.abs(same.astype(int) - frame).max() <= 40
+    brighter = images.enhanced(read, brighten).frames[0]
+    assert brighter[0, 0, 1] > 31000
+    assert brighter[0, 0, 0] < 0.5 * brighter[0, 0, 1]
+
+
+@pytest.mark.parametrize("name", ["p3", "adobe", "prophoto", "grey"])
+def test_colour_way_out_and_back_changes_nothing(name):
+    channels = 1 if name == "grey" else 3
+    for dtype in (np.uint8, np.uint16):
+        frame = picture(16, 17, channels, dtype)
+        read = Picture([frame], "tiff", icc=pictures.icc(name))
+        same = images.enhanced(read, lambda image: image).frames[0]
+        assert same.shape == frame.shape
+        tolerance = 0 if dtype == np.uint8 else 48
+        assert np.abs(same.astype(int) - frame).max() <= tolerance
+
+
+def test_an_srgb_profile_is_recognised_and_costs_nothing():
+    seen = []
+
+    def note(image):
+        seen.append(image)
+        return image
+
+    images.enhanced(Picture([SCENE], "jpeg", icc=pictures.icc("srgb")), note)
+    assert seen[0] is SCENE
+    assert colour.is_srgb(pictures.icc("srgb"))
+    assert not colour.is_srgb(pictures.icc("p3"))
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "webp", "jp2", "avif", "gif"])
+def test_the_profile_stays_byte_for_byte(name):
+    profile = pictures.icc("p3") + bytes(1)  # odd length
+    profile = struct.pack(">I", len(profile)) + profile[4:]
+    given_ = Picture([SCENE], name, icc=profile)
+    assert images.read(images.encode(given_, name)).icc == profile
+    assert images.read(images.encode(given_, name, strip=True)).icc == profile
+
+
+def test_a_long_profile_is_split_into_jpeg_segments():
+    profile = pictures.icc("p3") + bytes(150_000)
+    profile = struct.pack(">I", len(profile)) + profile[4:]
+    data = images.encode(Picture([SCENE], "jpeg", icc=profile), "jpeg")
+    assert Image.open(io.BytesIO(data)).info["icc_profile"] == profile
+    assert images.read(data).icc == profile
+
+
+def test_colours_are_converted_for_a_format_without_profiles():
+    wide = Picture([SCENE], "png", icc=pictures.icc("p3"))
+    converted = images.read(images.encode(wide, "bmp")).frames[0]
+    expected = colour.as_srgb(SCENE, wide.icc)
+    assert np.array_equal(converted, expected)
+    assert not np.array_equal(converted, SCENE)
+    assert "converted to sRGB" in images.losses(wide, "bmp")[0]
+
+
+def test_a_profile_that_does_not_fit_is_dropped_and_named():
+    grey = images.read(pictures.pillow(SCENE, "PNG", icc_profile=pictures.icc("grey")))
+    assert grey.icc is None
+    assert "does not fit" in grey.notes[0]
+    junk = images.read(pictures.pillow(SCENE, "JPEG", icc_profile=b"junk" * 50))
+    assert junk.icc is None
+
+
+def test_cmyk_jpeg_is_converted_and_says_so():
+    cmyk = Image.fromarray(SCENE).convert("CMYK")
+    read = images.read(pictures.pillow(cmyk, "JPEG", quality=95))
+    assert "CMYK" in read.notes[0]
+    assert read.frames[0].shape == (48, 64, 3)
+    assert np.abs(read.frames[0].astype(int) - SCENE).mean() < 6
+    out = io.BytesIO()
+    tifffile.imwrite(out, np.asarray(cmyk), photometric="separated")
+    tiff = images.read(out.getvalue())
+    assert np.abs(tiff.frames[0].astype(int) - SCENE).max() <= 2
+    assert Image.open(io.BytesIO(images.encode(read, "jpeg"))).mode == "RGB"
+
+
+def test_cmyk_jpeg_goes_by_its_profile():
+    from PIL import ImageCms
+
+    profile = pictures.cmyk_icc()
+    rng = np.random.default_rng(3)
+    ink = np.kron(rng.integers(0, 256, (6, 8, 4)), np.ones((8, 8, 1))).astype(np.uint8)
+    cmyk = Image.fromarray(ink, "CMYK")
+    data = pictures.pillow(cmyk, "JPEG", quality=100, icc_profile=profile)
+    stored = Image.open(io.BytesIO(data))
+    expected = ImageCms.profileToProfile(
+        stored, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"),
+        ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode="RGB",
+    )  # fmt: skip
+    read = images.read(data)
+    assert read.notes == ["CMYK was converted by its profile and comes back as sRGB"]
+    assert read.icc is None
+    assert np.abs(read.frames[0].astype(int) - np.asarray(expected)).mean() < 1.5
+    formula = np.asarray(stored.convert("RGB")).astype(int)
+    assert np.abs(formula - np.asarray(expected)).mean() > 5
+
+
+# Pictures that are only read -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ten_bit", [False, True])
+@pytest.mark.parametrize("turn", [0, 1, 2, 3])
+def test_heic_is_read_upright_and_becomes_jpeg(ten_bit, turn):
+    pytest.importorskip("pi_heif")
+    plain = pictures.heic(SCENE, turn=turn, ten_bit=ten_bit)
+    # EXIF says "turned" too, as phones write it, and must not turn the picture again.
+    data = isobmff.with_metadata(plain, pictures.exif(6), pictures.xmp(6), None)
+    assert images.sniff(data[:64]) == "heif"
+    read = images.read(data)
+    assert images.FORMATS["heif"].writes == "jpeg"
+    frame = np.rot90(read.frames[0], -turn)
+    assert frame.dtype == (np.uint16 if ten_bit else np.uint8)
+    seen = pixels.to_float(np.ascontiguousarray(frame)) * 255
+    assert np.abs(seen - SCENE).mean() < 4
+    out = images.encode(read, "jpeg")
+    again = images.read(out)
+    assert again.frames[0].shape == read.frames[0].shape
+    assert pictures.MAKER_NOTE in again.exif
+    assert b'tiff:Orientation="1"' in again.xmp
+    assert ("16 bits become 8 bits" in images.losses(read, "jpeg")) == ten_bit
+
+
+def test_heic_limit_is_checked_before_decoding():
+    data = bytearray(pictures.heic(SCENE))
+    at = data.index(b"ispe") + 8
+    data[at : at + 8] = struct.pack(">II", 60_000, 60_000)
+    with pytest.raises(MediaError, match="--max-pixels"):
+        images.read(bytes(data))
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_raw_is_developed_as_it_was_exposed(turn):
+    pytest.importorskip("rawpy")
+    light = np.full((64, 96, 3), (800, 1600, 400), np.uint16)
+    data = pictures.dng(light, turn)
+    assert images.sniff(data) == "raw"
+    read = images.read(data)
+    assert images.FORMATS["raw"].writes == "tiff"
+    assert read.frames[0].dtype == np.uint16
+    assert read.frames[0].shape == ((96, 64, 3) if turn > 4 else (64, 96, 3))
+    # not brightened: the values are those of the light, by sRGB's curve
+    expected = colour.encode_srgb(np.float32([800, 1600, 400]) / 65535) * 65535
+    assert np.abs(read.frames[0][20:40, 20:40] - expected).max() < 65535 * 0.01
+    tiff = images.read(images.encode(read, "tiff"))
+    assert tiff.format == "tiff"
+    assert tiff.pages[0].main[33432].data == b"Someone\0"
+    assert 50706 not in tiff.pages[0].main
+    assert np.array_equal(tiff.frames[0], read.frames[0])
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [("pi_heif", "pip install 'llenhance[heif]'"), ("rawpy", "pip install 'llenhance[raw]'")],
+)
+def test_without_the_extra_one_line_says_what_to_install(module, words, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    data = pictures.heic(SCENE) if module == "pi_heif" else pictures.dng(SCENE.astype(np.uint16))
+    with pytest.raises(MediaError) as caught:
+        images.read(data)
+    assert words in str(caught.value)
+
+
+def test_without_libgl_one_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    codecs.cv2.cache_clear()
+    with pytest.raises(MediaError, match="apt install libgl1"):
+        images.encode(Picture([SCENE], "png"), "png")
+
+
+def test_avif_turned_by_its_boxes_is_turned_once():
+    data = pictures.pillow(SCENE, "AVIF", quality=95, exif=pictures.exif(6), subsampling="4:4:4")
+    assert b"irot" in data
+    read = images.read(data)
+    assert read.frames[0].shape == (64, 48, 3)
+    assert np.abs(read.frames[0].astype(int) - np.rot90(SCENE, -1)).mean() < 4
+    again = images.read(images.encode(read, "avif"))
+    assert again.frames[0].shape == (64, 48, 3)
+
+
+def test_avif_with_alpha_and_metadata():
+    frame = np.dstack((SCENE, pictures.alpha_plane(48, 64).astype(np.uint8)))
+    given_ = Picture(
+        [frame], "png", exif=pictures.exif(), xmp=pictures.xmp(), icc=pictures.icc("p3")
+    )
+    data = images.encode(given_, "avif", quality=100)
+    image = Image.open(io.BytesIO(data))
+    assert image.mode == "RGBA"
+    assert np.array_equal(np.asarray(image), frame)
+    assert image.info["xmp"] == pictures.xmp()
+    assert image.info["icc_profile"] == given_.icc
+    assert image.getexif()[271] == "Make & Co"
+    assert np.array_equal(images.read(data).frames[0], frame)
+
+
+# Damage and hostility --------------------------------------------------------------------------
+
+
+@functools.cache
+def samples():
+    """Files of each format that can be written, with metadata where it holds some."""
+    given_ = Picture(
+        [SCENE],
+        "png",
+        exif=pictures.exif(),
+        xmp=pictures.xmp(),
+        iptc=pictures.iptc(),
+        icc=pictures.icc("p3"),
+    )
+    files = [(name, images.encode(given_, name)) for name in WRITTEN]
+    files.append(("jpeg", pictures.photo(6)))
+    files.append(("jpeg", pictures.pillow(SCENE, "JPEG", progressive=True)))
+    files.append(("heif", pictures.heic(SCENE)))
+    files.append(("raw", pictures.dng(SCENE.astype(np.uint16))))
+    first, *others = [Image.fromarray(frame) for frame in animation(3)]
+    for name in ("GIF", "PNG", "WEBP", "TIFF"):
+        data = pictures.pillow(first, name, save_all=True, append_images=others)
+        files.append((name.lower(), data))
+    return files
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
+def test_truncated_pictures_are_refused(share):
+    for name, data in samples():
+        cut = data[: int(len(data) * share)]
+        with pytest.raises(MediaError) as caught:
+            print(name, len(images.read(cut).frames), "frames were taken")
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "TIFF", "WEBP", "PPM", "GIF"])
+def test_truncation_can_be_allowed_and_is_marked(name):
+    options = {"interlace": False} if name == "GIF" else {}
+    data = pictures.pillow(pictures.dark_scene(200, 300), name, **options)
+    cut = data[: len(data) * 7 // 10]
+    try:
+        read = images.read(cut, allow_truncated=True)
+    except MediaError:
+        assert name in ("TIFF", "WEBP")  # nothing of these can be shown without their end
+        return
+    assert read.truncated
+    assert read.frames[0].shape == (200, 300, 3)
+    whole = images.read(data).frames[0]
+    assert np.array_equal(read.frames[0][:80], whole[:80])
+    assert not images.read(data, allow_truncated=True).truncated
+
+
+def test_damage_that_libjpeg_only_warns_about_is_refused():
+    data = bytearray(pictures.pillow(pictures.dark_scene(200, 300), "JPEG"))
+    middle = data.index(b"\xff\xda") + 400
+    data[middle : middle + 40] = bytes((b * 7 + 13) % 255 for b in data[middle : middle + 40])
+    Image.open(io.BytesIO(data)).load()  # Pillow takes it without a word
+    with pytest.raises(MediaError, match="damaged"):
+        images.read(bytes(data))
+    assert images.read(bytes(data), allow_truncated=True).truncated
+
+
+def test_a_bit_flipped_in_a_png_is_refused():
+    data = bytearray(pictures.pillow(SCENE, "PNG"))
+    data[len(data) // 2] ^= 4
+    with pytest.raises(MediaError, match="checksum"):
+        images.read(bytes(data))
+
+
+def huge_png():
+    ihdr = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", ihdr), (b"IDAT", zlib.compress(bytes(50))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b)) for k, b in parts
+    )
+
+
+def huge(name):
+    if name == "png":
+        return huge_png()
+    if name == "pnm":
+        return b"P6\n60000 60000\n255\n"
+    if name == "hdr":
+        return b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 60000 +X 60000\n" + bytes(50)
+    data = bytearray(images.encode(Picture([SCENE], "png"), name))
+    if name == "jpeg":
+        at = data.index(b"\xff\xc0") + 5
+        data[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    elif name == "gif":
+        data[6:10] = struct.pack("<HH", 60_000, 60_000)
+    elif name == "bmp":
+        data[18:26] = struct.pack("<ii", 60_000, 60_000)
+    elif name == "webp":
+        data = bytearray(images.encode(Picture([SCENE], "png", xmp=pictures.xmp()), name))
+        data[24:30] = b"\xff\xff\xff" * 2
+    elif name == "jp2":
+        at = data.index(b"\xff\x4f\xff\x51") + 8
+        data[at : at + 8] = struct.pack(">II", 60_000, 60_000)
+    elif name == "avif":
+        at = data.index(b"ispe") + 8
+        data[at : at + 8] = struct.pack(">II", 60_000, 60_000)
+    elif name == "exr":
+        at = data.index(b"dataWindow\0box2i\0") + 21
+        data[at : at + 16] = struct.pack("<4i", 0, 0, 59_999, 59_999)
+    elif name == "tiff":
+        with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+            places = [file.pages[0].tags[tag].valueoffset for tag in (256, 257)]
+        for at in places:
+            data[at : at + 4] = struct.pack("<HH", 60_000, 0)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_pixel_limit_is_checked_before_decoding(name):
+    data = huge(name)
+    with pytest.raises(MediaError, match=r"more than the limit of 268000000 \(--max-pixels\)"):
+        images.read(data)
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_pixel_limit_can_be_set(name):
+    data = images.encode(Picture([SCENE], "png"), name)
+    images.read(data, max_pixels=48 * 64)
+    with pytest.raises(MediaError, match="limit of 3071"):
+        images.read(data, max_pixels=48 * 64 - 1)
+
+
+def test_frames_count_against_the_pixel_limit():
+    data = images.encode(Picture(animation(), "gif", durations=TIMES), "gif")
+    with pytest.raises(MediaError, match="frames"):
+        images.read(data, max_pixels=20 * 30 * 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0\x08\0\0\0\0\0", b"RIFF\4\0\0\0WEBP",
+     b"GIF89a", b"BM" + bytes(60), b"P6", b"P6 ", b"v/1\x01", b"#?RADIANCE\n",
+     b"\0\0\0\x18ftypavif" + bytes(40), b"\xff\x4f\xff\x51", b"hello", bytes(100)],
+)  # fmt: skip
+def test_stubs_are_one_line(data):
+    with pytest.raises(MediaError) as caught:
+        images.read(data)
+    assert "\n" not in str(caught.value)
+
+
+def mutations(seed, rounds):
+    """Mutated samples: bytes flipped, cut, doubled, numbers set to extremes."""
+    rng = np.random.default_rng(seed)
+    seeds = list(samples())
+    extremes = [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\0\1", b"\x80\0\0\0"]
+    for _ in range(rounds):
+        name, data = seeds[rng.integers(len(seeds))]
+        out = bytearray(data)
+        for _ in range(rng.integers(1, 6)):
+            # Headers and metadata stand in front: most of the trouble is there.
+            reach = len(out) if rng.random() < 0.4 else min(len(out), 600)
+            at = int(rng.integers(reach))
+            kind = rng.integers(5)
+            if kind == 0:
+                out[at] ^= 1 << int(rng.integers(8))
+            elif kind == 1:
+                out[at] = int(rng.integers(256))
+            elif kind == 2:
+                out[at : at + 4] = extremes[rng.integers(len(extremes))]
+            elif kind == 3:
+                del out[at : at + int(rng.integers(1, 40))]
+            else:
+                out[at:at] = out[at : at + int(rng.integers(1, 40))]
+            if not out:
+                out = bytearray(b"\0")
+        yield name, bytes(out)
+
+
+def survive(seed, rounds, capfd):
+    """Read mutated files: a Picture or a MediaError of one line, and silence."""
+    refused, lines = 0, []
+    for name, data in mutations(seed, rounds):
+        try:
+            read = images.read(data, max_pixels=4_000_000, allow_truncated=seed % 2 == 1)
+        except MediaError as error:
+            refused += 1
+            lines.append((name, str(error)))
+        else:
+            assert read.frames
+            assert all(frame.dtype in pixels.WHITE for frame in read.frames)
+    assert [line for line in lines if "\n" in line[1]] == []
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == ""
+    assert refused > rounds / 4  # the mutations do hit
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_mutated_files_are_survived(seed, capfd):
+    survive(seed, 400, capfd)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 12))
+def test_many_mutated_files_are_survived(seed, capfd):
+    """20,000 in all: the fuzz run of issue 5."""
+    survive(seed, 2000, capfd)
+
+
+def test_encode_does_not_change_the_picture():
+    read = images.read(pictures.photo(6))
+    before = replace(read, frames=[frame.copy() for frame in read.frames], notes=list(read.notes))
+    images.encode(read, "png", provenance="llenhance 1")
+    assert np.array_equal(read.frames[0], before.frames[0])
+    assert (read.exif, read.xmp, read.notes) == (before.exif, before.xmp, before.notes)
+
+
+def test_the_same_picture_gives_the_same_bytes():
+    read = images.read(pictures.photo(6))
+    for name in WRITTEN:
+        assert images.encode(read, name) == images.encode(read, name)
+
+
+def test_reading_pictures_is_light():
+    code = (
+        "import sys, llenhance.media.images\n"
+        "heavy = {'torch', 'onnxruntime', 'tifffile', 'imagecodecs', 'av'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

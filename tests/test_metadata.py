@@ -1,0 +1,392 @@
+"""EXIF, XMP, IPTC, comments: what stays to the byte, what changes, what must not be left behind."""
+
+import io
+import struct
+
+import numpy as np
+import pictures
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from llenhance.errors import MediaError
+from llenhance.media import images, metadata, tiffblock
+from llenhance.media.images import Picture
+from llenhance.media.tiffblock import Block
+
+SCENE = pictures.dark_scene()
+HOLDERS = ["jpeg", "png", "tiff", "webp", "jp2", "avif"]  # of EXIF and XMP
+IPTC_HOLDERS = ["jpeg", "png", "tiff", "jp2"]
+MAKE, MODEL_DATE, NOTE = 271, 36867, 37500
+
+
+def full():
+    """A picture with all kinds of metadata, as read from a JPEG."""
+    return images.read(pictures.photo(6))
+
+
+def pillow_exif(data):
+    return Image.open(io.BytesIO(data)).getexif()
+
+
+# JPEG to JPEG ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("turn", [1, 6])
+def test_only_the_bytes_that_must_change_do(order, turn):
+    before = pictures.exif(turn, (64, 48), order=order)
+    data = pictures.photo(turn, order=order)
+    out = images.encode(images.read(data), "jpeg")
+    after = next(p[6:] for m, p in pictures.segments(out) if p.startswith(b"Exif\0\0"))
+    changed = {n for n, (a, b) in enumerate(zip(before, after, strict=False)) if a != b}
+    block = Block(before)
+    first = block.offset(block.first)
+    deeper = block.child(first, tiffblock.EXIF_IFD)
+    second = block.offset(block.next_at(first))
+    length = block.integer(block.find(second, 514))
+    allowed = set()
+    for directory, tag in ((first, 274), (deeper, 40962), (deeper, 40963)):
+        entry = block.find(directory, tag)
+        allowed |= set(range(entry.data_at, entry.data_at + entry.size))
+    allowed |= set(range(block.next_at(first), block.next_at(first) + 4))
+    assert changed <= allowed
+    assert len(after) == len(before) - length  # the thumbnail was the end
+
+
+def test_every_other_segment_keeps_its_bytes():
+    data = pictures.photo(1)
+    out = images.encode(images.read(data), "jpeg")
+    before, after = (pictures.segments(d) for d in (data, out))
+    for kept in ((0xE5, b"maker's own segment"), (0xFE, b"a comment")):
+        assert kept in before
+        assert kept in after
+    jfif = [p for m, p in after if m == 0xE0]
+    assert jfif == [p for m, p in before if m == 0xE0]
+    iptc = next(p for m, p in after if m == 0xED)
+    assert pictures.iptc() in iptc
+    assert b"resolution info!" in iptc
+    assert Image.open(io.BytesIO(out)).info["dpi"] == (300, 300)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff", "jp2", "avif"])
+def test_no_dark_thumbnail_is_left_anywhere(name):
+    data = pictures.photo(6)
+    assert data.count(pictures.DARK_THUMBNAIL_MARK) >= 3  # EXIF, XMP, Photoshop
+    assert pictures.DARK_THUMBNAIL_MARK not in images.encode(images.read(data), name)
+
+
+def test_a_thumbnail_in_the_middle_is_blanked_and_nothing_moves():
+    block = pictures.exif()
+    tail = b"the maker's data behind the thumbnail"
+    after = metadata.renewed_exif(block + tail, 64, 48)
+    assert len(after) == len(block + tail)
+    assert after.endswith(tail)
+    assert pictures.DARK_THUMBNAIL_MARK not in after
+
+
+def test_jfif_thumbnails_are_dropped():
+    data = pictures.pillow(SCENE, "JPEG", dpi=(72, 72))
+    small = bytes(range(3 * 4))
+    jfif = b"JFIF\0" + struct.pack(">HBHHBB", 0x0102, 1, 72, 72, 2, 2) + small
+    with_small = data[:2] + pictures.jpeg_segment(0xE0, jfif) + data[20:]
+    with_small = with_small[:2] + with_small[2:]
+    out = images.encode(images.read(with_small), "jpeg")
+    after = next(p for m, p in pictures.segments(out) if m == 0xE0)
+    assert after == jfif[:12] + b"\0\0"
+
+
+def test_multi_picture_index_and_what_it_points_to_are_dropped():
+    data = pictures.pillow(SCENE, "JPEG")
+    preview = pictures.pillow(SCENE[::4, ::4].copy(), "JPEG")
+    mpf = pictures.jpeg_segment(0xE2, b"MPF\0II*\0" + bytes(30))
+    read = images.read(data[:20] + mpf + data[20:] + preview)
+    assert read.notes == [f"behind the picture, previews were dropped ({len(preview)} bytes)"]
+    out = images.encode(read, "jpeg")
+    assert b"MPF\0" not in out
+    assert out.count(b"\xff\xd8\xff") == 1
+    assert out.endswith(b"\xff\xd9")
+
+
+def test_gain_maps_are_dropped_and_named():
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        b'xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0" '
+        b'xmlns:Container="http://ns.google.com/photos/1.0/container/" '
+        b'xmlns:dc="http://purl.org/dc/elements/1.1/" dc:format="image/jpeg">'
+        b"<Container:Directory><rdf:Seq><rdf:li/></rdf:Seq></Container:Directory>"
+        b"</rdf:Description></rdf:RDF></x:xmpmeta>"
+    )
+    data = pictures.pillow(SCENE, "JPEG")
+    segment = pictures.jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)
+    iso = pictures.jpeg_segment(0xE2, b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0")
+    gain_map = pictures.pillow(SCENE[..., 0], "JPEG")
+    read = images.read(data[:20] + segment + iso + data[20:] + gain_map)
+    assert read.notes == ["a gain map was dropped (it was made for the dark picture)"]
+    out = images.encode(read, "jpeg")
+    assert b"hdrgm:Version" not in out
+    assert b"Container:Directory" not in out
+    assert b'dc:format="image/jpeg"' in out
+    assert b"21496" not in out
+    assert out.count(b"\xff\xd8\xff") == 1
+
+
+def test_content_credentials_are_dropped_and_named():
+    data = pictures.pillow(SCENE, "JPEG")
+    read = images.read(data[:20] + pictures.jpeg_segment(0xEB, b"JP\0\1" + bytes(40)) + data[20:])
+    assert "content credentials" in read.notes[0]
+
+
+def test_extended_xmp_stays_with_its_packet():
+    data = pictures.photo()
+    extension = b"http://ns.adobe.com/xmp/extension/\0" + b"A" * 32 + bytes(8) + b"<x/>"
+    data = data[:20] + pictures.jpeg_segment(0xE1, extension) + data[20:]
+    assert (0xE1, extension) in pictures.segments(images.encode(images.read(data), "jpeg"))
+
+
+# Between formats -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", HOLDERS)
+@pytest.mark.parametrize("target", HOLDERS)
+def test_metadata_goes_from_every_format_to_every_other(source, target):
+    first = images.read(images.encode(full(), source))
+    data = images.encode(first, target)
+    read = images.read(data)
+    block = Block(read.exif)
+    tags = block.tags(block.offset(block.first))
+    assert tags.main[MAKE].data == b"Make & Co\0"
+    assert tags.main[tiffblock.ORIENTATION].data[:2] == b"\1\0"
+    assert tags.exif[NOTE].data == pictures.MAKER_NOTE
+    assert tags.exif[MODEL_DATE].data == b"2024:05:06 07:08:09\0"
+    assert tags.gps[2].data == struct.pack("<6I", 52, 1, 31, 1, 12, 1)
+    assert "Nächte".encode() in read.xmp
+    assert b'tiff:Orientation="1"' in read.xmp
+    if {source, target} <= set(IPTC_HOLDERS):
+        assert read.iptc == pictures.iptc()
+    elif target not in IPTC_HOLDERS and source in IPTC_HOLDERS:
+        assert "IPTC is lost" in images.losses(first, target)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "webp"])
+def test_another_reader_finds_it_all(name):
+    data = images.encode(full(), name)
+    found = pillow_exif(data)
+    assert found[MAKE] == "Make & Co"
+    assert found[274] == 1
+    assert found.get_ifd(34665)[NOTE] == pictures.MAKER_NOTE
+    assert found.get_ifd(34665)[40962] == 48
+    assert found.get_ifd(34665)[40963] == 64
+    assert found.get_ifd(34853)[2] == (52.0, 31.0, 12.0)
+    image = Image.open(io.BytesIO(data))
+    packet = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or image.tag_v2[700]
+    packet = packet.encode() if isinstance(packet, str) else packet
+    assert b"dc:title" in packet
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "tiff"])
+def test_dots_per_inch_stay(name):
+    data = images.encode(full(), name)
+    assert images.read(data).dpi == pytest.approx((300, 300), abs=0.01)
+    assert Image.open(io.BytesIO(data)).info["dpi"] == pytest.approx((300, 300), abs=0.01)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiff_tags_stay_in_their_byte_order(order):
+    out = io.BytesIO()
+    tifffile.imwrite(
+        out, SCENE, byteorder=order, photometric="rgb", metadata=None,
+        description="A lamp at night", software="camera 1.0", resolution=(240, 240),
+        extratags=[(33432, 2, None, "Someone", True), (65001, 4, 3, (1, 2, 70_000), True),
+                   (37724, 7, 5, b"layer", True)],
+    )  # fmt: skip
+    read = images.read(out.getvalue())
+    assert read.notes == ["Photoshop layers were dropped (they hold the dark picture)"]
+    data = images.encode(read, "tiff", provenance="llenhance 1 dln")
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        assert file.byteorder == order
+        tags = file.pages[0].tags
+        assert tags[270].value == "A lamp at night"
+        assert tags[33432].value == "Someone"
+        assert tags[65001].value == (1, 2, 70_000)
+        assert tags[305].value == "llenhance 1 dln"
+        assert tags[282].value == (240, 1)
+        assert 37724 not in tags
+        assert np.array_equal(file.pages[0].asarray(), SCENE)
+    jpeg = pillow_exif(images.encode(read, "jpeg"))
+    assert jpeg[33432] == "Someone"
+    assert 256 not in jpeg or jpeg[256] == 64
+
+
+def test_png_text_time_and_colour_chunks_stay_and_stale_ones_go():
+    kept = [
+        (b"tEXt", b"Author\0me"),
+        (b"tIME", struct.pack(">HBBBBB", 2020, 1, 2, 3, 4, 5)),
+        (b"gAMA", struct.pack(">I", 45455)),
+        (b"iTXt", b"Title\0\0\0\0\0N\xc3\xa4chte"),
+    ]
+    data = pictures.with_png_chunks(
+        pictures.pillow(SCENE, "PNG"), *kept, (b"bKGD", bytes(6)), (b"sBIT", b"\5\5\5")
+    )
+    after = pictures.png_chunks(images.encode(images.read(data), "png"))
+    assert [part for part in after if part in kept] == [kept[2], kept[0], kept[1], kept[3]]
+    assert not {b"bKGD", b"sBIT"} & {kind for kind, _ in after}
+    assert [kind for kind, _ in after].index(b"gAMA") < [k for k, _ in after].index(b"IDAT")
+
+
+def test_png_profiles_as_imagemagick_writes_them_are_understood():
+    block = b"Exif\0\0" + pictures.exif(6)
+    text = b"\nexif\n%8d\n" % len(block) + block.hex().encode() + b"\n"
+    resources = pictures.photoshop()
+    more = b"\niptc\n%8d\n" % len(resources) + resources.hex().encode() + b"\n"
+    data = pictures.with_png_chunks(
+        pictures.pillow(SCENE, "PNG"),
+        (b"tEXt", b"Raw profile type exif\0" + text),
+        (b"tEXt", b"Raw profile type iptc\0" + more),
+    )
+    read = images.read(data)
+    assert read.frames[0].shape == (64, 48, 3)  # turned
+    assert pictures.MAKER_NOTE in read.exif
+    assert read.iptc == pictures.iptc()
+    after = pictures.png_chunks(images.encode(read, "png"))
+    assert b"eXIf" in [kind for kind, _ in after]
+
+
+def test_gif_keeps_comments_and_xmp():
+    data = images.encode(
+        Picture([SCENE], "gif", xmp=pictures.xmp(), carried=[(b"comment", b"x" * 300)]), "gif"
+    )
+    read = images.read(data)
+    assert read.xmp == pictures.xmp()
+    assert read.carried == [(b"comment", b"x" * 300)]
+    assert Image.open(io.BytesIO(data)).info["comment"] == b"x" * 300
+
+
+# Size, strip, provenance -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "webp"])
+def test_pixel_dimensions_follow_the_picture(name):
+    xmp = pictures.xmp().replace(
+        b'tiff:Orientation="1"',
+        b'xmlns:exif="http://ns.adobe.com/exif/1.0/" exif:PixelXDimension="64" '
+        b'tiff:ImageWidth="64">'
+        b"<exif:PixelYDimension>48</exif:PixelYDimension><tiff:Orientation>1</tiff:Orientation",
+    )
+    read = full()
+    read.xmp = xmp
+    read.frames = [frame.repeat(2, 0).repeat(2, 1) for frame in read.frames]
+    data = images.encode(read, name)
+    deeper = pillow_exif(data).get_ifd(34665)
+    assert (deeper[40962], deeper[40963]) == (96, 128)
+    packet = images.read(data).xmp
+    assert b'exif:PixelXDimension="96"' in packet
+    assert b'tiff:ImageWidth="96"' in packet
+    assert b"<exif:PixelYDimension>128</exif:PixelYDimension>" in packet
+
+
+@pytest.mark.parametrize("name", list(HOLDERS))
+def test_strip_drops_all_metadata(name):
+    data = images.encode(full(), name, strip=True, provenance="llenhance 1")
+    for mark in (
+        pictures.MAKER_NOTE,
+        b"xmpmeta",
+        b"8BIM",
+        b"A lamp",
+        b"a comment",
+        b"llenhance",
+        b"Make & Co",
+        b"maker's own",
+    ):
+        assert mark not in data
+    read = images.read(data)
+    assert (read.exif, read.xmp, read.iptc) == (None, None, None)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "webp"])
+def test_provenance_is_written_and_has_no_time(name):
+    tool = "llenhance 1.0 dln alpha=0.8 sha256:0123456789abcdef"
+    data = images.encode(full(), name, provenance=tool)
+    assert pillow_exif(data)[305] == tool
+    packet = images.read(data).xmp
+    assert packet.count(tool.encode()) == 1
+    assert b"stEvt:when" not in packet
+    assert b"camera 1.0" not in images.encode(Picture([SCENE], name), name, provenance=tool)
+    bare = images.encode(Picture([SCENE], name), name, provenance=tool)
+    assert pillow_exif(bare)[305] == tool
+
+
+def test_provenance_moves_nothing_in_exif():
+    block = pictures.exif()
+    after = metadata.with_software(block, "llenhance 1")
+    assert after[8 : len(block)] == block[8:]
+    assert after[:4] == block[:4]
+
+
+def test_history_is_appended_to_the_one_that_is_there():
+    after = metadata.with_history(pictures.xmp(history=True), "a <tool> & more")
+    assert after.count(b"xmpMM:History>") == 2
+    assert b'stEvt:action="saved"' in after
+    assert b"a &lt;tool&gt; &amp; more" in after
+    image = Image.open(io.BytesIO(pictures.pillow(SCENE, "JPEG", xmp=after)))
+    assert image.info["xmp"] == after
+    # An XML parser takes it.
+    import xml.etree.ElementTree as ET
+
+    root = ET.fromstring(after.split(b"?>", 1)[1].rsplit(b"<?", 1)[0])
+    agents = [e.text for e in root.iter() if e.tag.endswith("softwareAgent")]
+    assert agents == ["a <tool> & more"]
+
+
+# Broken metadata -------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_as_exif_are_survived(block):
+    for data in (block, b"II*\0" + block, b"MM\0*\0\0\0\x08" + block):
+        assert 1 <= metadata.orientation(data) <= 8
+        try:
+            metadata.renewed_exif(data, 4, 3)
+        except MediaError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+
+
+@given(st.binary(max_size=300), st.integers(0, 600))
+def test_any_bytes_as_xmp_are_survived(noise, at):
+    packet = pictures.xmp(6)
+    metadata.renewed_xmp(packet[:at] + noise + packet[at:], 4, 3)
+    metadata.with_history(packet[:at] + noise + packet[at:], "x")
+    metadata.xmp_orientation(noise)
+
+
+def test_hostile_xmp_takes_no_hours():
+    hostile = b'xmlns:xmp="http://ns.adobe.com/xap/1.0/"' + b"<xmp:Thumbnails>" * 200_000
+    hostile += b'xmlns:xmpMM="http://ns.adobe.com/xap/1.0/mm/"' + b"<xmpMM:History>" * 200_000
+    metadata.renewed_xmp(hostile, 4, 3)
+    metadata.with_history(hostile, "x")
+
+
+def test_damaged_exif_is_dropped_and_named():
+    data = pictures.pillow(SCENE, "JPEG")
+    bad = pictures.jpeg_segment(0xE1, b"Exif\0\0II*\0\xff\xff\0\0")
+    read = images.read(data[:20] + bad + data[20:])
+    assert read.exif is None
+    assert read.notes == ["a damaged EXIF block was dropped"]
+    assert read.frames[0].shape == SCENE.shape
+
+
+def test_a_chain_of_directories_that_bites_its_tail_ends():
+    block = Block(b"II*\0\x08\0\0\0" + b"\0\0" + struct.pack("<I", 8))
+    assert list(block.directories()) == [8]
+
+
+def test_exif_that_is_too_large_for_jpeg_is_named():
+    tags = tiffblock.Tags()
+    tags.main[MAKE] = tiffblock.Tag(tiffblock.UNDEFINED, 70_000, bytes(70_000))
+    big = Picture([SCENE], "png", exif=tiffblock.build(tags))
+    assert "EXIF is too large and is lost" in images.losses(big, "jpeg")
+    assert images.read(images.encode(big, "jpeg")).exif is None
+    assert len(images.read(images.encode(big, "png")).exif) > 70_000

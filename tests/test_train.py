@@ -1,0 +1,335 @@
+"""Training: data, losses, recipes, and runs that resume to the bit."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llenhance import checkpoints
+from llenhance.errors import Refusal
+from llenhance.methods import METHODS
+from llenhance.train import losses
+from llenhance.train.data import (
+    Data, View, cut, matched, one_per_scene, read_pairs, underexpose,
+)  # fmt: skip
+from llenhance.train.loop import Run, Trainer, learning_rate
+from llenhance.train.recipes import RECIPES, draw_modelled, draw_unpaired, halves
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eight pairs of four scenes, one of them for validation, and normal and dark pictures."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    rows = ["stem\tscene\tsplit"]
+    for n in range(8):
+        high = cv2.resize(rng.integers(0, 256, (9, 12, 3), np.uint8), (96, 72))
+        save(root / "pairs" / "high" / f"{n}.png", high)
+        save(root / "pairs" / "low" / f"{n}.png", high // 10)
+        save(root / "normal" / f"{n}.png", 255 - high)
+        save(root / "dark" / f"{n}.png", high // 20)
+        rows.append(f"{n}\t{n // 2}\t{'validation' if n // 2 == 3 else 'train'}")
+    (root / "pairs" / "scenes.tsv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+@pytest.fixture
+def data(folder):
+    from llenhance.train.data import pictures, read
+
+    training, validation = read_pairs(folder / "pairs")
+    return Data(
+        training,
+        [1.0] * len(training),
+        [read(p) for p in pictures(folder / "normal")],
+        [read(p) for p in pictures(folder / "dark")],
+        validation,
+    )
+
+
+# --- data ---------------------------------------------------------------------------------------------
+
+
+def test_validation_scenes_are_held_out(data):
+    assert [p.name for p in data.validation] == ["6", "7"]
+    assert not {p.scene for p in data.pairs} & {p.scene for p in data.validation}
+    assert len(one_per_scene(data.validation, 5)) == 1
+    assert [p.name for p in one_per_scene(data.pairs, 2)] == ["0", "4"]
+
+
+def test_pairs_are_matched_by_name(tmp_path):
+    image = np.zeros((4, 4, 3), np.uint8)
+    for name in ("a", "b", "c"):
+        save(tmp_path / "low" / f"{name}.png", image)
+    for name in ("c", "a", "x"):
+        save(tmp_path / "high" / f"{name}.jpg", image)
+    found = [(a.stem, b.stem) for a, b in matched(tmp_path / "low", tmp_path / "high")]
+    assert found == [("a", "a"), ("c", "c")]
+
+
+def test_crops_stay_aligned(data):
+    pair = data.pairs[0]
+    for seed in range(20):
+        view = View(24, 32, 1, reduce=1 + seed % 3)
+        low, high = cut([pair.low, pair.high], view, np.random.default_rng(seed))
+        assert low.shape == high.shape == (24, 32, 3)
+        assert np.abs(low * 10 - high).mean() < 0.03
+        again, _ = cut([pair.low, pair.high], view, np.random.default_rng(seed))
+        np.testing.assert_array_equal(low, again)
+
+
+def test_a_picture_smaller_than_the_view_is_enlarged():
+    tiny = np.full((10, 8, 3), 50, np.uint8)
+    (crop,) = cut([tiny], View(24, 32, 1, reduce=2), np.random.default_rng(0))
+    assert crop.shape == (24, 32, 3)
+    np.testing.assert_allclose(crop, 50 / 255, atol=0.01)
+
+
+def test_made_dark_pictures_look_like_short_exposures():
+    high = np.tile(np.linspace(0.1, 0.9, 64, dtype=np.float32)[None, :, None], (64, 1, 3))
+    ratios = []
+    for seed in range(50):
+        low = underexpose(high, np.random.default_rng(seed))
+        assert low.min() >= 0
+        assert low.max() <= 1
+        np.testing.assert_allclose(low * 255, np.round(low * 255), atol=1e-4)
+        ratios.append(low.mean() / high.mean())
+    assert 0.02 < min(ratios) < max(ratios) < 0.27
+
+
+def test_unpaired_lists_are_of_different_scenes(data):
+    """No normal picture shows a scene that a low one shows, so no loss can compare a pair."""
+    lows, normals, low_shares, normal_shares = halves(data)
+    low_scenes = {p.scene for p in data.pairs if any(p.low is x for x in lows)}
+    normal_scenes = {p.scene for p in data.pairs if any(p.high is x for x in normals)}
+    assert low_scenes
+    assert normal_scenes
+    assert not low_scenes & normal_scenes
+    assert len(lows) == len(low_shares)
+    assert len(normals) == len(normal_shares)
+    assert all(any(x is d for x in lows) for d in data.dark)
+    batch = draw_unpaired(data, View(32, 32, 3), np.random.default_rng(0))
+    assert "high" not in batch
+
+
+def test_modelled_pairs_carry_their_alpha_and_map(data):
+    batch = draw_modelled(data, View(16, 16, 64), np.random.default_rng(0))
+    made = batch["made"].flatten().bool()
+    assert 10 < made.sum() < 54
+    alphas = batch["alpha"].flatten()
+    assert (alphas[~made] == 1).all()
+    assert 0.5 <= alphas[made].min() < alphas[made].max() <= 2
+    # where nothing was clipped, I' + alpha I_D is I up to noise and rounding
+    back = batch["low"] + batch["alpha"] * batch["difference"]
+    unclipped = (batch["low"] > 0.05) & made.view(-1, 1, 1, 1)
+    assert (back - batch["high"])[unclipped].abs().mean() < 0.03
+
+
+# --- losses -------------------------------------------------------------------------------------------
+
+
+def test_ssim_is_scikit_images():
+    skimage = pytest.importorskip("skimage.metrics")
+    rng = np.random.default_rng(0)
+    a = cv2.GaussianBlur(rng.random((40, 50, 3)), (0, 0), 2)
+    b = np.clip(a + 0.05 * rng.standard_normal(a.shape), 0, 1)
+    _, full = skimage.structural_similarity(
+        a, b, channel_axis=2, data_range=1, gaussian_weights=True, sigma=1.5,
+        use_sample_covariance=False, full=True,
+    )  # fmt: skip
+    x, y = (torch.from_numpy(v).float().permute(2, 0, 1)[None] for v in (a, b))
+    assert abs(float(losses.ssim(x, y)) - full[5:-5, 5:-5].mean()) < 1e-4
+    assert float(losses.ssim(x, x)) == pytest.approx(1, abs=1e-5)
+
+
+def test_hue_and_saturation_are_opencvs():
+    rgb = np.random.default_rng(0).random((16, 16, 3), np.float32)
+    hsv = cv2.cvtColor(rgb, cv2.COLOR_RGB2HSV)
+    hue, saturation = losses.hue_saturation(torch.from_numpy(rgb).permute(2, 0, 1)[None])
+    np.testing.assert_allclose(hue[0] * 360, hsv[..., 0], atol=0.01)
+    np.testing.assert_allclose(saturation[0], hsv[..., 1], atol=1e-4)
+
+
+def test_structure_features_are_blind_to_exposure():
+    torch.manual_seed(0)
+    x = torch.rand(1, 3, 64, 64)
+    bank = losses.GradientBank()
+    assert losses.feature_distance(bank, x, 0.1 * x) < 1e-3
+    assert losses.feature_distance(bank, x, torch.rand(1, 3, 64, 64)) > 0.5
+
+
+def test_colour_angle_is_blind_to_exposure_and_sees_tint():
+    x = torch.rand(1, 3, 32, 32) * 0.5 + 0.2
+    tinted = x * torch.tensor([1, 1, 1.5]).view(1, 3, 1, 1)
+    assert losses.colour_angle(x, 1.8 * x) < 1e-4
+    assert losses.colour_angle(x, tinted) > 0.01
+
+
+def test_adversarial_losses_pull_the_right_way():
+    real, fake = torch.tensor([1.0, 1.2]), torch.tensor([-1.0, -0.8])
+    good = losses.relativistic_discriminator(real, fake)
+    assert good < losses.relativistic_discriminator(fake, real)
+    assert losses.relativistic_generator(real, fake) > losses.relativistic_generator(fake, real)
+
+
+def test_schedule_warms_up_and_decays():
+    rates = [learning_rate(1.0, p) for p in np.linspace(0, 1, 101)]
+    assert rates[0] < 0.05
+    assert max(rates) == pytest.approx(1, abs=0.01)
+    assert rates[-1] == pytest.approx(0.01)
+    assert all(a >= b for a, b in zip(rates[2:], rates[3:], strict=False))
+
+
+# --- recipes and runs -----------------------------------------------------------------------------------
+
+
+def trainer(name, data, out, steps=2, **run):
+    import dataclasses
+
+    recipe = RECIPES[name]
+    small = tuple(dataclasses.replace(v, height=64, width=64, batch=2) for v in recipe.views)
+    recipe = dataclasses.replace(recipe, views=small)
+    return Trainer(METHODS[name], recipe, data, Run(out, steps=steps, precision="fp32", **run))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_moves_every_shipped_parameter_and_writes_weights(name, data, tmp_path):
+    run = trainer(name, data, tmp_path, steps=3)
+    before = {k: v.clone() for k, v in run.modules["network"].named_parameters()}
+    rows = []
+    run.fit(lambda _t, row: rows.append(row))
+    still = [
+        k for k, v in run.modules["network"].named_parameters() if torch.equal(v, before[k])
+    ]
+    assert not still
+    assert np.isfinite(rows[-1]["psnr"])
+    weights = checkpoints.find(METHODS[name], run.shipped)
+    checkpoints.build(METHODS[name], weights)
+    assert (tmp_path / "log.csv").read_text().count("\n") == 2
+
+
+def test_enlightengan_generator_never_sees_a_pair(data):
+    """Changing the highs of the low pictures' own scenes changes nothing that is drawn."""
+    view = View(32, 32, 2)
+    before = draw_unpaired(data, view, np.random.default_rng(0))
+    lows, *_ = halves(data)
+    for pair in data.pairs:
+        if any(pair.low is x for x in lows):
+            pair.high[:] = 0
+    after = draw_unpaired(data, view, np.random.default_rng(0))
+    for key in before:
+        assert torch.equal(before[key], after[key])
+
+
+def test_training_improves(data, tmp_path):
+    run = trainer("lightweight", data, tmp_path, steps=60)
+    totals = []
+    run.fit(lambda _t, _r: None)
+    first = trainer("lightweight", data, tmp_path / "first", steps=1)
+    first.fit(lambda _t, _r: None)
+    totals = [first.rows[-1]["psnr"], run.best]
+    assert totals[1] > totals[0] + 1
+
+
+def command(folder, out, *more):
+    return [
+        sys.executable, "-m", "llenhance", "train", "lightweight",
+        "--pairs", f"{folder / 'pairs'}=2", "--normal", str(folder / "normal"),
+        "-o", str(out), "--threads", "1", *more,
+    ]  # fmt: skip
+
+
+def test_a_killed_run_resumes_to_the_bit(folder, data, tmp_path):
+    """Killed with SIGKILL after some steps, resumed, it ends at the very same weights."""
+    whole = trainer("lightweight", data, tmp_path / "whole", steps=30)
+    whole.fit(lambda _t, _r: None)
+
+    code = f"""
+import sys; sys.path.insert(0, {str(os.path.dirname(__file__))!r})
+from pathlib import Path
+import test_train as t
+from llenhance.train.data import Data, pictures, read, read_pairs
+folder = Path({str(folder)!r})
+training, validation = read_pairs(folder / "pairs")
+data = Data(training, [1.0] * len(training), [read(p) for p in pictures(folder / "normal")],
+            [read(p) for p in pictures(folder / "dark")], validation)
+run = t.trainer("lightweight", data, Path({str(tmp_path / "cut")!r}), steps=30, save_minutes=0)
+run.fit(lambda _t, row: print(run.step, flush=True))
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if int(line) >= 12:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.stdout.close()
+    process.wait()
+    resumed = trainer("lightweight", data, tmp_path / "cut", steps=30)
+    resumed.resume()
+    assert 10 <= resumed.step < 30
+    resumed.fit(lambda _t, _r: None)
+    a, b = (load_file(run.shipped) for run in (whole, resumed))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_command_trains_and_its_weights_run(folder, tmp_path):
+    result = subprocess.run(
+        command(folder, tmp_path / "run", "--steps", "2"), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    weights = tmp_path / "run" / "lightweight.safetensors"
+    assert weights.with_suffix(".onnx").exists()
+    out = tmp_path / "out.png"
+    done = subprocess.run(
+        [sys.executable, "-m", "llenhance", str(folder / "dark" / "0.png"), "-o", str(out),
+         "-m", "lightweight", "--weights", str(weights), "--engine", "onnx"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert out.exists()
+    more = subprocess.run(
+        command(folder, tmp_path / "run", "--steps", "4", "--resume"),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "4 steps" in more.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--steps", "2", "--minutes", "1"], "one of --steps and --minutes"),
+        (["--steps", "2", "--resume"], "nothing to resume"),
+        (["--steps", "2", "--pairs", "/nowhere"], "not a folder"),
+        (["--steps", "2", "--pairs", "=x"], "'x' is no number"),
+        (["--steps", "2", "--nonsense"], "--nonsense"),
+    ],
+)
+def test_wrong_training_requests_are_refused_before_the_first_step(folder, tmp_path, arguments, words):
+    result = subprocess.run(
+        command(folder, tmp_path / "run", *arguments), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_without_pairs_is_refused(tmp_path):
+    save(tmp_path / "low" / "a.png", np.zeros((4, 4, 3), np.uint8))
+    save(tmp_path / "high" / "b.png", np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(Refusal, match="no file has the same name"):
+        read_pairs(tmp_path)
+    save(tmp_path / "high" / "a.png", np.zeros((5, 4, 3), np.uint8))
+    with pytest.raises(Refusal, match="its size differs"):
+        read_pairs(tmp_path)
