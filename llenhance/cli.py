@@ -69,8 +69,10 @@ def tile_callback(
     _ctx: click.Context, _param: click.Parameter, value: str
 ) -> int | Literal["auto", "off"]:
     """auto, off, or a number of pixels."""
-    if value == "auto" or value == "off":
-        return value
+    if value == "auto":
+        return "auto"
+    if value == "off":
+        return "off"
     if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"{value!r} is neither auto, off nor a number of pixels")
     return int(value)

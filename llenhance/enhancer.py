@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,37 +58,37 @@ class Enhancer:
     @overload
     def enhance(
         self,
-        image: NDArray,
+        image: NDArray[Any],
         *,
         strength: float = ...,
         scale: int | None = ...,
         return_map: Literal[False] = ...,
         tile: int | Literal["auto", "off"] = ...,
         **controls: float,
-    ) -> NDArray: ...
+    ) -> NDArray[Any]: ...
 
     @overload
     def enhance(
         self,
-        image: NDArray,
+        image: NDArray[Any],
         *,
         strength: float = ...,
         scale: int | None = ...,
         return_map: Literal[True],
         tile: int | Literal["auto", "off"] = ...,
         **controls: float,
-    ) -> tuple[NDArray, NDArray[np.float32]]: ...
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]: ...
 
     def enhance(
         self,
-        image: NDArray,
+        image: NDArray[Any],
         *,
         strength: float = 1.0,
         scale: int | None = None,
         return_map: bool = False,
         tile: int | Literal["auto", "off"] = "auto",
         **controls: float,
-    ) -> NDArray | tuple[NDArray, NDArray[np.float32]]:
+    ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[np.float32]]:
         """Make a dark picture visible.
 
         ``image``: (H, W) or (H, W, 1) grey, (H, W, 2) grey and alpha, (H, W, 3) RGB or (H, W, 4)
@@ -131,23 +131,21 @@ class Enhancer:
 
     def _run(
         self,
-        image: NDArray,
+        image: NDArray[Any],
         scale: int,
         controls: dict[str, float],
         maps: bool,
         tile: int | Literal["auto", "off"],
-    ) -> list[NDArray]:
+    ) -> list[NDArray[Any]]:
         """A padded picture through the engine, in one piece or in tiles."""
         height, width = image.shape[:2]
         size = self._tile_side(height, width, tile)
         if size is None:
             return [p[0] for p in self.engine.run(image[None], scale, controls, maps=maps)]
         method = self.method
-        tiles = list(
-            tiling.cut(height, width, size, method.receptive_radius, method.multiple_of)
-        )
+        tiles = list(tiling.cut(height, width, size, method.receptive_radius, method.multiple_of))
         means = self._measure(image, tiles, scale) if method.means else None
-        joined: list[NDArray] = []
+        joined: list[NDArray[Any]] = []
         for part in tiles:
             planes = self.engine.run(
                 image[part.outer][None], scale, controls, maps=maps, means=means
@@ -160,9 +158,7 @@ class Enhancer:
                 joined[number][_scaled(part.inner, factor)] = plane[0][_scaled(part.crop, factor)]
         return joined
 
-    def _tile_side(
-        self, height: int, width: int, tile: int | Literal["auto", "off"]
-    ) -> int | None:
+    def _tile_side(self, height: int, width: int, tile: int | Literal["auto", "off"]) -> int | None:
         """The side of the tiles, or None for one piece."""
         method = self.method
         if tile == "off" or self.weights.options.get("align_corners"):
@@ -179,7 +175,7 @@ class Enhancer:
         return None if tile >= max(height, width) else tile
 
     def _measure(
-        self, image: NDArray, tiles: list[tiling.Tile], scale: int
+        self, image: NDArray[Any], tiles: list[tiling.Tile], scale: int
     ) -> NDArray[np.float32]:
         """The whole-picture means, exactly: one pass over all tiles for each of them."""
         channels = self.method.means
@@ -246,7 +242,7 @@ def _listed(values: tuple[object, ...] | list[str]) -> str:
     return " and ".join(str(value) for value in values)
 
 
-def pad(image: NDArray, multiple: int) -> tuple[NDArray, int, int]:
+def pad(image: NDArray[Any], multiple: int) -> tuple[NDArray[Any], int, int]:
     """(H, W, 3) reflected at its edges to multiples of ``multiple``; and the rows and columns
     added above and to the left. As the authors of EnlightenGAN do: split on both sides."""
     down, right = -image.shape[0] % multiple, -image.shape[1] % multiple

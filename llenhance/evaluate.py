@@ -28,7 +28,7 @@ OWN = "own model"  # what NIQE is headed with, so that nobody takes it for the p
 @click.option("--high", metavar="DIR", help="and their references, found by the same name.")
 @click.option("--dark", metavar="DIR", help="Or dark pictures without reference.")
 @click.option("--synthetic", metavar="DIR", help="Or normal ones for residual's synthetic test.")
-@click.option("--scenes", metavar="FILE.tsv", help="A table stem, scene, split. [default: LOW/..]")
+@click.option("--scenes", metavar="FILE.tsv", help="Stem, scene, split. [default: beside LOW]")
 @click.option("--split", metavar="NAME", help="Only the pairs of this split, e.g. validation.")
 @click.option("--pred", "preds", multiple=True, metavar="DIR", help="Another tool's pictures.")
 @click.option("--scale", type=int, help="2: half-size inputs; neid against bicubic enlargement.")

@@ -104,6 +104,7 @@ def _trace(method: Method, weights: Weights, scale: int) -> onnx.ModelProto:
             verbose=False,
         )
         # Not onnxscript's whole optimizer either, for the same reason: only what keeps the kernels.
+        assert program is not None
         passes.InlinePass()(program.model)
         fold_constants_ir(program.model, onnx_shape_inference=True)
         tidy = ir.passes.Sequential(

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from . import pixels
 from .enhancer import Enhancer
 from .errors import LLEnhanceError, MediaError
-from .media import files, images
+from .media import colour, files, images
 from .media.picture import Picture
-from .methods import METHODS
+from .methods import METHODS, Method
 from .overlap import Behind, ahead
+from .pixels import Array
 from .plan import Job, written_as
 from .report import Report
 from .version import __version__
@@ -36,28 +37,32 @@ class Settings:
     quality: int | None
     overwrite: bool
 
-    def apply(self, enhancer: Enhancer, image: NDArray[Any]) -> NDArray[Any]:
-        """Enhance with what of these settings the method has; the rest is for other methods."""
+    def own(self, method: Method) -> dict[str, Any]:
+        """The controls that this method has; the others are for other methods."""
+        names = {control.name for control in method.controls}
+        return {name: value for name, value in self.controls.items() if name in names}
+
+    def scale_of(self, method: Method) -> int:
+        """The scale that was asked for where the method has it, else its own first one."""
+        return self.scale if self.scale in method.scales else method.scales[0]
+
+    def apply(self, enhancer: Enhancer, image: Array) -> Array:
+        """Enhance one picture or frame."""
         method = enhancer.method
-        own = {control.name for control in method.controls}
         return enhancer.enhance(
             image,
             strength=self.strength,
-            scale=self.scale if self.scale in method.scales else None,
+            scale=self.scale_of(method),
             tile=self.tile,
-            **{name: value for name, value in self.controls.items() if name in own},
+            **self.own(method),
         )
 
     def provenance(self, model: str) -> str:
         """What is written into the metadata; no time, so that equal runs give equal bytes."""
         method = METHODS[model]
         words = [f"llenhance {__version__}", model]
-        words += [
-            f"{c.name} {self.controls[c.name]:g}"
-            for c in method.controls
-            if c.name in self.controls
-        ]
-        if self.scale in method.scales[1:]:
+        words += [f"{name} {value:g}" for name, value in self.own(method).items()]
+        if self.scale_of(method) != method.scales[0]:
             words.append(f"scale {self.scale}")
         if self.strength != 1:
             words.append(f"strength {self.strength:g}")
@@ -130,7 +135,7 @@ def _pictures(
 
 def enhance_picture(picture: Picture, enhancer: Enhancer, settings: Settings) -> Picture:
     """The same picture with every frame enhanced; what came with it stays."""
-    return replace(picture, frames=[settings.apply(enhancer, frame) for frame in picture.frames])
+    return images.enhanced(picture, lambda frame: settings.apply(enhancer, frame))
 
 
 def _finish(
@@ -179,37 +184,38 @@ def _video(job: Job, enhancer: Enhancer, report: Report, settings: Settings) -> 
     bar = None
     try:
         info = videos.probe(job.source)
-        scale = settings.scale if settings.scale in enhancer.method.scales else 1
         bar = report.task(job.source.name, info.frames)
-        count = 0
         with files.publish(job.target, overwrite=settings.overwrite, like=job.source) as temporary:
             with (
                 videos.VideoReader(job.source) as reader,
                 videos.VideoWriter(
-                    temporary, info, container=job.target.suffix[1:].lower(), scale=scale or 1
+                    temporary,
+                    info,
+                    container=job.target.suffix,
+                    scale=settings.scale_of(enhancer.method),
                 ) as writer,
                 Behind() as writing,
             ):
                 for frame in ahead(reader):
                     image = settings.apply(enhancer, frame.image)
                     writing.submit(writer.write, image, frame.pts)
-                    count += 1
                     report.advance(bar)
-            videos.verify(temporary, count, info.duration)
+            videos.verify(temporary, writer.frames, writer.duration)
     except LLEnhanceError as error:
         report.failed(job.name, str(error))
         return
     finally:
         report.advance(bar, done=True)
-    for note in writer.dropped:
+    for note in (*reader.notes, *writer.dropped):
         report.warn(job.name, note)
     seconds = time.perf_counter() - began
-    report.done(job.name, job.target_name, seconds, model=job.model, frames=count)
+    report.done(job.name, job.target_name, seconds, model=job.model, frames=writer.frames)
 
 
 def as_rgb8(picture: Picture) -> NDArray[np.uint8]:
     """The first frame as (H, W, 3) uint8 for a sheet; transparency is left out."""
-    rgb, _ = pixels.split(picture.frames[0])
+    frame = colour.as_srgb(picture.frames[0], picture.icc, mapped=picture.linear)
+    rgb, _ = pixels.split(frame)
     if rgb.dtype == np.float32:
         rgb = pixels.tone_map(rgb)
     return pixels.convert(rgb, np.dtype(np.uint8))

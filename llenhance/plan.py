@@ -11,6 +11,7 @@ from pathlib import Path
 from .errors import MediaError, Refusal
 from .media import files, images
 
+SNIFFED = 4096  # bytes: a camera's raw file and a TIFF differ only that far in
 STREAM = "-"  # stdin as an input, stdout as an output
 
 
@@ -135,7 +136,7 @@ def _collect(inputs: Sequence[str], recursive: bool) -> tuple[list[Source], list
 
 def _recognise(path: Path, folder: Path | None = None) -> Source | None:
     """What a file is, by its bytes; a damaged one by its suffix, so that it is not passed over."""
-    start = files.head(path)
+    start = files.head(path, SNIFFED)
     under = path.relative_to(folder) if folder else None
     found = images.sniff(start)
     if found is None and files.is_video(path, start):

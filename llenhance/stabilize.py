@@ -218,23 +218,26 @@ class Stabilizer:
         still = (1 / (1 + (change / limit) ** 4)).astype(np.float32)
         shared, offset = self._differ(rest, levels, still, mass)
         jump = np.median(rest).astype(np.float32)
-        if min(abs(jump), abs(memory["jump"])) > _JUMP and jump * memory["jump"] > 0:
+        before = memory["jump"]
+        if abs(before) > _JUMP and jump * np.sign(before) > abs(before) / 4:
             return None
         memory["jump"] = jump
 
         # Flicker goes to and fro; a trend goes on, and is followed sooner.
         memory["trend"] = memory["trend"] + _TREND * (offset - memory["trend"])
         memory["size"] = memory["size"] + _TREND * (np.abs(offset) - memory["size"])
+        steady = np.abs(memory["trend"]) / (memory["size"] + np.float32(2e-3))
         pace: Floats | np.float32 = np.float32(_SLOW)
         if self.strength is None:
-            steady = np.abs(memory["trend"]) / (memory["size"] + 2e-3)
             pace = _SLOW + (_FAST - _SLOW) * np.clip((steady - 0.6) / 0.4, 0, 1) ** 2
         # A network looks at the surroundings: near something that moves, a place's own gain
-        # changes for a reason, and to hold it would draw a ghost. What all places share is held.
+        # changes for a reason, and to hold it would draw a ghost. So it is let go there, unless
+        # it goes to and fro. What all places share is held.
         motion = grid.gather(1 - still[None]) / grid.gather(np.ones_like(still)[None])
         for axis in (1, 2, 1, 2):
             motion = _blur(motion, axis)
-        own_pace = pace + (1 - pace) * np.minimum(1, _FREE * motion)
+        free = np.minimum(1, _FREE * motion) * np.clip((steady - 0.1) / 0.4, 0, 1)
+        own_pace = pace + (1 - pace) * free
         correction = -(1 - pace) * shared - (1 - own_pace) * (offset - shared)
         correction = np.asarray(np.clip(correction, -_LARGEST, _LARGEST), np.float32)
 

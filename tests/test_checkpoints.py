@@ -197,7 +197,10 @@ def test_an_old_file_without_counters_is_accepted(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "key"),
-    [("dln", "feat_out_2.conv3.conv_Offset.conv.weight"), ("lightweight", "enhance.in_conv.0.bias")],
+    [
+        ("dln", "feat_out_2.conv3.conv_Offset.conv.weight"),
+        ("lightweight", "enhance.in_conv.0.bias"),
+    ],
 )
 def test_a_file_that_lacks_a_tensor_is_refused(tmp_path, name, key):
     path, _ = published(tmp_path, name, drop=[key])

@@ -151,7 +151,9 @@ def test_a_graph_of_other_weights_is_refused(tmp_path):
     data = bytearray(weights.path.read_bytes())
     data[-1] ^= 1
     copy.write_bytes(data)
-    (tmp_path / "lightweight.onnx").write_bytes(weights.graph(METHODS["lightweight"], 1).read_bytes())
+    (tmp_path / "lightweight.onnx").write_bytes(
+        weights.graph(METHODS["lightweight"], 1).read_bytes()
+    )
     with pytest.raises(WeightsError, match="made for other weights"):
         load("lightweight", weights=copy, device="cpu", engine="onnx")
 

@@ -110,7 +110,9 @@ def test_residual_returns_its_map(enhancers):
 
 
 @pytest.mark.skipif(not real_dark_photos(1), reason="no real photos beside this checkout")
-@pytest.mark.parametrize("share", [pytest.param("some"), pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "share", [pytest.param("some"), pytest.param("all", marks=pytest.mark.slow)]
+)
 def test_alpha_is_a_strength(enhancers, share):
     """The mean of the float output rises strictly with alpha on every dark photo."""
     enhancer = enhancers("residual")
@@ -173,7 +175,13 @@ def test_pad_reflects_on_both_sides():
 
 
 def test_public_names():
-    assert set(llenhance.__all__) == {"METHODS", "Enhancer", "LLEnhanceError", "__version__", "load"}
+    assert set(llenhance.__all__) == {
+        "METHODS",
+        "Enhancer",
+        "LLEnhanceError",
+        "__version__",
+        "load",
+    }
     for name in llenhance.__all__:
         assert getattr(llenhance, name) is not None
     with pytest.raises(AttributeError):

@@ -636,6 +636,22 @@ def test_wide_gamut_picture_and_its_srgb_twin_agree(name):
     assert naive.mean() > 3 * difference.mean()
 
 
+@pytest.mark.parametrize("name", ["p3", "adobe", "prophoto"])
+def test_tables_agree_with_littlecms(name):
+    profile = pictures.icc(name)
+    for dtype in (np.uint8, np.uint16):
+        frame = picture(40, 50, 3, dtype)
+        by_tables = colour.to_srgb(frame, profile)
+        by_lcms = colour.to_srgb(pixels.to_float(frame), profile)
+        assert np.abs(by_tables - by_lcms).max() < 1e-3
+        back = colour.from_srgb(by_tables, profile, frame.dtype)
+        steps = np.abs(pixels.from_float(back, frame.dtype).astype(int) - frame)
+        assert steps.max() <= (0 if dtype == np.uint8 else 48)  # few near black
+        assert steps.mean() < 0.1
+        slow = colour.from_srgb(by_lcms, profile)
+        assert np.abs(back - slow).max() < 1e-3
+
+
 def test_colours_outside_srgb_are_not_clipped():
     profile = pictures.icc("prophoto")
     frame = np.zeros((4, 4, 3), np.uint16)
@@ -658,6 +674,24 @@ def test_colour_way_out_and_back_changes_nothing(name):
         assert same.shape == frame.shape
         tolerance = 0 if dtype == np.uint8 else 48
         assert np.abs(same.astype(int) - frame).max() <= tolerance
+
+
+@pytest.mark.parametrize("profile", [None, "p3"])
+def test_twice_the_size_with_alpha_and_profile(profile):
+    frame = np.dstack((SCENE, pictures.alpha_plane(48, 64).astype(np.uint8)))
+    read = Picture([frame], "png", exif=pictures.exif(), icc=profile and pictures.icc(profile))
+
+    def twice(image):
+        rgb, layout = pixels.split(image)
+        return pixels.join(rgb.repeat(2, 0).repeat(2, 1), layout)
+
+    back = images.read(images.encode(images.enhanced(read, twice), "png"))
+    assert back.frames[0].shape == (96, 128, 4)
+    # What lies outside sRGB is enlarged linearly, not repeated as here.
+    error = np.abs(back.frames[0][::2, ::2, :3].astype(int) - SCENE)
+    assert error.mean() < 1 if profile else error.max() == 0
+    assert np.abs(back.frames[0][::2, ::2, 3].astype(int) - frame[..., 3]).max() <= 2
+    assert Image.open(io.BytesIO(images.encode(back, "png"))).getexif().get_ifd(34665)[40962] == 128
 
 
 def test_an_srgb_profile_is_recognised_and_costs_nothing():

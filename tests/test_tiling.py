@@ -65,7 +65,13 @@ def test_maps_are_tiled_too():
 
 @pytest.mark.parametrize(
     ("height", "width", "size", "halo", "multiple"),
-    [(64, 96, 32, 10, 16), (100, 30, 7, 3, 1), (16, 16, 16, 8, 16), (48, 160, 64, 100, 16), (1, 1, 5, 2, 1)],
+    [
+        (64, 96, 32, 10, 16),
+        (100, 30, 7, 3, 1),
+        (16, 16, 16, 8, 16),
+        (48, 160, 64, 100, 16),
+        (1, 1, 5, 2, 1),
+    ],
 )
 def test_tiles_cover_a_picture_once(height, width, size, halo, multiple):
     covered = np.zeros((height, width), int)

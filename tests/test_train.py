@@ -209,9 +209,7 @@ def test_a_run_moves_every_shipped_parameter_and_writes_weights(name, data, tmp_
     before = {k: v.clone() for k, v in run.modules["network"].named_parameters()}
     rows = []
     run.fit(lambda _t, row: rows.append(row))
-    still = [
-        k for k, v in run.modules["network"].named_parameters() if torch.equal(v, before[k])
-    ]
+    still = [k for k, v in run.modules["network"].named_parameters() if torch.equal(v, before[k])]
     assert not still
     assert np.isfinite(rows[-1]["psnr"])
     weights = checkpoints.find(METHODS[name], run.shipped)
@@ -285,7 +283,10 @@ run.fit(lambda _t, row: print(run.step, flush=True))
 
 def test_command_trains_and_its_weights_run(folder, tmp_path):
     result = subprocess.run(
-        command(folder, tmp_path / "run", "--steps", "2"), capture_output=True, text=True, check=False
+        command(folder, tmp_path / "run", "--steps", "2"),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     weights = tmp_path / "run" / "lightweight.safetensors"
@@ -315,7 +316,9 @@ def test_command_trains_and_its_weights_run(folder, tmp_path):
         (["--steps", "2", "--nonsense"], "--nonsense"),
     ],
 )
-def test_wrong_training_requests_are_refused_before_the_first_step(folder, tmp_path, arguments, words):
+def test_wrong_training_requests_are_refused_before_the_first_step(
+    folder, tmp_path, arguments, words
+):
     result = subprocess.run(
         command(folder, tmp_path / "run", *arguments), capture_output=True, text=True, check=False
     )

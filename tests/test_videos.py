@@ -243,6 +243,38 @@ def test_the_door_opens_without_opencv() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def beyond_two_gibibytes(path: Path) -> None:
+    """Put 3 GiB of nothing (a hole) between the frames and the index of an MP4 file."""
+    data = path.read_bytes()
+    at = data.index(b"moov") - 4
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\0\0\0\1free" + (3 << 30).to_bytes(8, "big"))
+        file.seek(at + (3 << 30))
+        file.write(data[at:])
+
+
+def test_files_of_more_than_two_gibibytes(plain: Path) -> None:
+    beyond_two_gibibytes(plain)
+    if plain.stat().st_blocks * 512 > 1 << 30:
+        pytest.skip("this file system has no holes")
+    with videos.VideoReader(plain) as reader:
+        assert [clips.position(frame.image) for frame in reader] == list(range(20))
+    assert reader.decoder == "OpenCV"
+
+
+@pytest.mark.parametrize("name", [b"plain.mp4", b"100%d.mp4", b"caf\xe9.mp4", b"a\nb.mp4"])
+def test_where_open_files_have_no_names_only_plain_names_reach_opencv(
+    plain: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
+    path = Path(os.fsdecode(os.fsencode(plain.parent) + b"/" + name))
+    path.write_bytes(plain.read_bytes())
+    monkeypatch.setattr(os.path, "exists", lambda _: False)
+    with videos.VideoReader(path) as reader:
+        assert [clips.position(frame.image) for frame in reader] == list(range(20))
+    assert reader.decoder == ("OpenCV" if name == b"plain.mp4" else "PyAV")
+
+
 def test_avi_without_presentation_times_keeps_every_frame_in_order(tmp_path: Path) -> None:
     for codec in ("mpeg4", "libx264"):
         path = clips.clip(tmp_path / "a.avi", codec=codec, options={"bf": "2"})

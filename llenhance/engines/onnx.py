@@ -106,9 +106,7 @@ class OnnxEngine:
     ) -> NDArray[np.float32]:
         """See :class:`llenhance.engines.Engine`."""
         feeds = {"x": to_planes(tile[None])} | self._means(window[None, None], means, number)
-        outputs = self._session(scale).run(
-            [f"mean{number}"], feeds, self._only_what_is_wanted()
-        )
+        outputs = self._session(scale).run([f"mean{number}"], feeds, self._only_what_is_wanted())
         mean: NDArray[np.float32] = outputs[0].reshape(-1)
         return mean
 

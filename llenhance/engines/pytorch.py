@@ -79,9 +79,7 @@ class TorchEngine:
         self.network(self._planes(tile[None]), means=shared, **arguments)
         return shared.found[number].flatten().cpu().numpy()
 
-    def _means(
-        self, window: NDArray[np.float32], means: NDArray[np.float32], known: int
-    ) -> Means:
+    def _means(self, window: NDArray[np.float32], means: NDArray[np.float32], known: int) -> Means:
         count = len(self.method.means)
         return Means(
             torch.from_numpy(window)[None, None].to(self.device),

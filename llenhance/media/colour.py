@@ -10,7 +10,9 @@ that sRGB can show is thus enhanced exactly as in an sRGB copy of the picture.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,29 +73,79 @@ def linear_profile(*primaries: float) -> bytes:
         raise MediaError(f"has primaries that cannot be used: {error}") from None
 
 
+def _by_bands(convert: Callable[[Array], Array], values: Array) -> Array:
+    """``convert`` over bands of rows: the steps between need many times a picture's memory."""
+    rows = max(1, BAND // values.shape[1])
+    starts = range(0, values.shape[0], rows)
+    return np.concatenate([convert(values[at : at + rows]) for at in starts])
+
+
 def _transform(values: Array, source: bytes, target: bytes, spaces: tuple[str, str]) -> Array:
-    """(H, W, channels) -> float32 in another profile, relative colorimetric, band by band."""
+    """(H, W, channels) -> float32 in another profile, relative colorimetric, by LittleCMS."""
     import imagecodecs
 
-    rows = max(1, BAND // values.shape[1])
-    bands = []
-    for at in range(0, values.shape[0], rows):
-        band = np.ascontiguousarray(values[at : at + rows])
+    def convert(band: Array) -> Array:
         try:
-            bands.append(
-                imagecodecs.cms_transform(
-                    band,
-                    source,
-                    target,
-                    colorspace=spaces[0],
-                    outcolorspace=spaces[1],
-                    outdtype="float32",
-                    intent=imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC,
-                )
+            converted: Array = imagecodecs.cms_transform(
+                np.ascontiguousarray(band),
+                source,
+                target,
+                colorspace=spaces[0],
+                outcolorspace=spaces[1],
+                outdtype="float32",
+                intent=imagecodecs.CMS.INTENT.RELATIVE_COLORIMETRIC,
             )
         except (RuntimeError, ValueError, TypeError) as error:
             raise MediaError(f"has a colour profile that cannot be used: {error}") from None
-    return np.concatenate(bands)
+        return converted
+
+    return _by_bands(convert, values)
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """A profile that is a curve for each channel and then a matrix, as nearly all of RGB are."""
+
+    curves: NDArray[np.float32]  # (3, 65536): light of each value of a channel
+    matrix: NDArray[np.float32]  # (3, 3): to the light of sRGB
+
+    def to_light(self, rgb: Array) -> Array:
+        """uint8 or uint16 -> linear sRGB, unclipped."""
+        step = 257 if rgb.dtype == np.uint8 else 1
+        planes = [self.curves[n, ::step][rgb[..., n]] for n in range(3)]
+        return np.stack(planes, -1) @ self.matrix.T
+
+    def from_light(self, linear: Array, dtype: np.dtype[Any]) -> Array:
+        """Linear sRGB -> float32 values of the profile in [0, 1], fine enough for ``dtype``."""
+        curves = self.curves[:, ::15] if dtype == np.uint8 else self.curves
+        light = linear @ np.linalg.inv(self.matrix).T.astype(np.float32)
+        ramp = np.linspace(0, 1, curves.shape[1])
+        planes = [np.interp(light[..., n], curves[n], ramp) for n in range(3)]
+        return np.stack(planes, -1).astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def _matrix(icc: bytes) -> _Matrix | None:
+    """Measure a profile through LittleCMS; None where curves and a matrix do not tell it all.
+
+    LittleCMS takes most of a second for each megapixel of floats, tables a tenth of that.
+    """
+    ramp = np.linspace(0, 1, 65536, dtype=np.float32)
+    probes = np.zeros((3, ramp.size, 3), np.float32)
+    for n in range(3):
+        probes[n, :, n] = ramp
+    light = _transform(probes, icc, linear_profile(), ("rgb", "rgb"))
+    columns = light[:, -1]
+    size = (columns**2).sum(1)
+    if not np.isfinite(light).all() or not (size > 0).all():
+        return None
+    curves = (light * columns[:, None]).sum(2) / size[:, None]
+    found = _Matrix(curves.astype(np.float32), columns.T.astype(np.float32))
+    if np.linalg.cond(found.matrix) > 1e4 or (np.diff(found.curves) < 0).any():
+        return None
+    sample = np.random.default_rng(0).integers(0, 65536, (64, 64, 3)).astype(np.uint16)
+    truth = _transform(to_float(sample), icc, linear_profile(), ("rgb", "rgb"))
+    return found if np.abs(found.to_light(sample) - truth).max() < 1e-4 else None
 
 
 def to_srgb(rgb: Array, icc: bytes) -> NDArray[np.float32]:
@@ -101,20 +153,28 @@ def to_srgb(rgb: Array, icc: bytes) -> NDArray[np.float32]:
 
     For a grey profile the three channels of ``rgb`` are one. Raises MediaError.
     """
-    kind = space(icc)
-    values = to_float(rgb)
-    if kind == "gray":
-        values = values[..., :1]
     if icc == linear_profile():
-        return encode_srgb(values)
+        return encode_srgb(to_float(rgb))
+    kind = space(icc)
+    if kind == "rgb" and rgb.dtype != np.float32 and (measured := _matrix(icc)):
+        return _by_bands(lambda band: encode_srgb(measured.to_light(band)), rgb)
+    values = to_float(rgb[..., :1] if kind == "gray" else rgb)
     return encode_srgb(_transform(values, icc, linear_profile(), (kind, "rgb")))
 
 
-def from_srgb(rgb: NDArray[np.float32], icc: bytes) -> NDArray[np.float32]:
-    """The inverse of :func:`to_srgb`: (H, W, 3) float32, unclipped. Raises MediaError."""
-    kind = space(icc)
+def from_srgb(
+    rgb: NDArray[np.float32], icc: bytes, dtype: np.dtype[Any] | None = None
+) -> NDArray[np.float32]:
+    """The inverse of :func:`to_srgb`: (H, W, 3) float32 -> the same in a profile.
+
+    ``dtype``: what the caller will make of it; for integers it need not leave [0, 1].
+    Raises MediaError.
+    """
     if icc == linear_profile():
         return decode_srgb(rgb)
+    kind = space(icc)
+    if kind == "rgb" and dtype in (np.uint8, np.uint16) and (measured := _matrix(icc)):
+        return _by_bands(lambda band: measured.from_light(decode_srgb(band), dtype), rgb)
     values = _transform(decode_srgb(rgb), linear_profile(), icc, ("rgb", kind))
     return np.repeat(values.reshape((*rgb.shape[:2], -1)), 3, 2) if kind == "gray" else values
 
@@ -146,7 +206,8 @@ def through_srgb(frame: Array, icc: bytes | None, enhance: Callable[[Array], Arr
     # A float frame goes as it is: whoever enhances floats maps what is out of range himself.
     seen = values if frame.dtype == np.float32 else np.clip(values, 0, 1)
     enhanced = enhance(seen)
-    return join(from_srgb(apply_change(values, seen, enhanced), icc), layout)
+    result = apply_change(values, seen, enhanced)
+    return join(from_srgb(result, icc, frame.dtype), layout)
 
 
 def as_srgb(frame: Array, icc: bytes | None, *, mapped: bool = False) -> Array:

@@ -50,7 +50,7 @@ def read_heif(data: bytes, limits: Limits) -> Picture:
     for size in meta.sizes:
         limits.check(*size)
     try:
-        import pi_heif  # type: ignore[import-untyped]
+        import pi_heif
     except ImportError:
         raise MediaError("is HEIC, which needs: pip install 'llenhance[heif]'") from None
     picture = Picture([], "heif", exif=meta.exif, xmp=meta.xmp, icc=meta.icc)

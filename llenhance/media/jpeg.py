@@ -195,7 +195,7 @@ def _name_the_rest(picture: Picture, data: bytes, end: int) -> None:
 
 def _decode(data: bytes, limits: Limits, components: int, picture: Picture) -> Array:
     """The pixels, (H, W, 1, 3 or 4); damage that libjpeg only warns about is damage."""
-    import simplejpeg  # type: ignore[import-untyped]
+    import simplejpeg
 
     space = {1: "GRAY", 3: "RGB", 4: "CMYK"}.get(components)
     if space is None:

@@ -186,7 +186,15 @@ class _Unnamed:
     """An open file without its name, so that no name is ever a pattern, an option or a URL."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.read, self.seek, self.tell, self.close = file.read, file.seek, file.tell, file.close
+        self._file = file
+        self.read, self.tell, self.close = file.read, file.tell, file.close
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """The new place, or -1: damaged files point to places before their beginning."""
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -1
 
 
 def _refuse_to_open(url: str, *_: object) -> Any:
@@ -484,16 +492,32 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         yield heapq.heappop(waiting) + (offset or 0), None
 
 
+def _for_opencv(file: IO[bytes], path: Path) -> str:
+    """A name under which OpenCV opens this very file; MediaError when no name is safe.
+
+    OpenCV 5.0 crashes on names that are not UTF-8. Where the system has names for open files one of
+    those is used. OpenCV can read from a Python file too, but cuts the places it seeks to down to
+    32 bits and crashes on the exceptions that follow, so elsewhere the name has to be plain.
+    """
+    link = f"/proc/self/fd/{file.fileno()}"
+    if os.path.exists(link):
+        return link
+    name = os.path.abspath(path)
+    if not (name.isascii() and name.isprintable()) or "%" in name:
+        raise MediaError("OpenCV is not given such a name")
+    return f"file:{name}"
+
+
 class _Capture:
     """OpenCV's pixels, asked for by the time of the frame."""
 
-    def __init__(self, file: Any, info: VideoInfo, threads: int) -> None:
+    def __init__(self, name: str, info: VideoInfo, threads: int) -> None:
         import cv2
 
         self._cv2 = cv2
         self._ticks = 1 / (1000 * info.time_base)  # per millisecond
         self._capture = cv2.VideoCapture(
-            file,
+            name,
             cv2.CAP_FFMPEG,
             [cv2.CAP_PROP_N_THREADS, threads] if threads else [],
         )
@@ -716,8 +740,8 @@ class VideoReader:
         with ExitStack() as stack:
             file = stack.enter_context(open_file(self.path))
             try:
-                capture = _Capture(file, self.info, self._threads)
-            except Exception:  # no OpenCV here, or one that cannot read from an open file
+                capture = _Capture(_for_opencv(file, self.path), self.info, self._threads)
+            except Exception:  # no OpenCV here, or a name that it should not see
                 yield None
                 return
             stack.callback(capture.close)

@@ -128,7 +128,7 @@ def _usable(encoder: str) -> bool:
 
 @cache
 def encoders() -> tuple[str, ...]:
-    """Names for ``codec`` that work here: the five or six families, then hardware encoders."""
+    """Names for ``codec`` that work here: families first, then hardware encoders."""
     families = [name for name, row in _CODECS.items() if _usable(row.encoder)]
     hardware = sorted(
         name

@@ -22,7 +22,7 @@ class ConvPReLU(nn.Module):
         # them, and at full variance the features of the third block start 40 times too large.
         nn.init.kaiming_normal_(self.conv.weight)
         self.conv.weight.data.mul_(0.5**0.5)
-        nn.init.zeros_(self.conv.bias)
+        self.conv.bias.data.zero_()  # type: ignore[union-attr]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.conv(x))
@@ -101,7 +101,7 @@ class DLN(nn.Module):
         self.tail = nn.Conv2d(64, 3, 3, padding=1)
         # An untrained network returns its input.
         nn.init.zeros_(self.tail.weight)
-        nn.init.zeros_(self.tail.bias)
+        self.tail.bias.data.zero_()  # type: ignore[union-attr]
 
     def predict(self, x: Tensor, means: Means | None = None) -> Tensor:
         """Y = X + E(X) before the clamp: what the losses compare."""

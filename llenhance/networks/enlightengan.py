@@ -18,7 +18,7 @@ WIDTHS = (32, 64, 128, 256, 512)
 
 def attention(x: Tensor) -> Tensor:
     """A = 1 - luma, (N, 1, H, W) in [0, 1], of RGB (N, 3, H, W) in [0, 1]."""
-    red, green, blue = x.split(1, 1)
+    red, green, blue = x[:, 0:1], x[:, 1:2], x[:, 2:3]
     return 1 - (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)
 
 

@@ -56,13 +56,17 @@ class Lightweight(nn.Module):
         torch's own biases are as large as dark pixels are bright: they leave a third of the ReLUs
         at zero for ever, and of so few channels none is to spare.
         """
-        for branch in self.branches:
-            branch[0].weight.data = nn.init.kaiming_normal_(branch[0].weight.data).abs_()
-            nn.init.zeros_(branch[0].bias)
-        for conv in (*(branch[2] for branch in self.branches), self.in_conv, self.conv):
+        kernels = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
+        for conv in kernels:
+            assert conv.bias is not None
             nn.init.kaiming_normal_(conv.weight)
             nn.init.constant_(conv.bias, 0.1)
-        nn.init.constant_(self.out_conv.bias, -2.0)  # an illumination of 0.12: eight times the light
+            if conv.kernel_size == (1, 1):  # mixes of the colours, all of them positive
+                conv.weight.data.abs_()
+                nn.init.zeros_(conv.bias)
+        # The last one starts at an illumination of 0.12: eight times the light.
+        nn.init.constant_(self.out_conv.bias, -2.0)  # type: ignore[arg-type]
+        nn.init.normal_(self.out_conv.weight, 0, 0.1)
 
     def extract(self, s: Tensor) -> Tensor:
         """F: (N, 16, H, W), the four dilated branches side by side."""

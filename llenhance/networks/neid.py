@@ -123,7 +123,7 @@ class NEID(nn.Module):
         self.decoder = Decoder(base)
         initialise(self)
         # Dark pictures differ by hundredths: without this the first colours take hours to learn.
-        self.encoder.levels[0][0].weight.data.mul_(4)
+        next(self.encoder.parameters()).data.mul_(4)
 
     def predict(
         self, small: Tensor, means: Means | None = None, use_fusion: bool = True

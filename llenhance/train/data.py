@@ -7,6 +7,7 @@ that was killed and resumed sees exactly the pictures it would have seen.
 import csv
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -60,7 +61,7 @@ def read(path: Path) -> Picture:
     image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise Refusal(f"{path}: not a picture")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.ascontiguousarray(image[:, :, ::-1], np.uint8)
 
 
 def pictures(folder: Path) -> list[Path]:
@@ -129,13 +130,13 @@ def cut(images: list[Picture], view: View, rng: np.random.Generator) -> list[NDA
     region = _region(turned[0].shape, view, rng)
     crops = []
     for image in turned:
-        crop = np.ascontiguousarray(image[region])
+        crop: NDArray[Any] = np.ascontiguousarray(image[region])
         if crop.shape[:2] != (view.height, view.width):
             interpolation = cv2.INTER_AREA if crop.shape[0] > view.height else cv2.INTER_CUBIC
             crop = cv2.resize(crop, (view.width, view.height), interpolation=interpolation)
         if flip:
             crop = crop[:, ::-1]
-        crops.append(crop.astype(np.float32) / 255)
+        crops.append(crop.astype(np.float32) / np.float32(255))
     return crops
 
 

@@ -47,7 +47,8 @@ def native_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        cpu: Any = torch.cpu  # these two have no public name
+        return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
     return False
 
 
@@ -154,7 +155,7 @@ class Trainer:
             with self.autocast():
                 found = phase.losses(self.modules, batch)
             total: Tensor = torch.stack(list(found.values())).sum()
-            total.backward()
+            total.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(
                 [p for group in optimizer.param_groups for p in group["params"]], self.recipe.clip
             )

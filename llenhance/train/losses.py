@@ -45,7 +45,7 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         return F.conv2d(x, taps.view(1, 1, 1, -1).expand(x.shape[1], 1, 1, -1), groups=x.shape[1])
 
     moments = blur(torch.cat((a, b, a * a, b * b, a * b), 1))
-    mean_a, mean_b, square_a, square_b, product = moments.split(channels, 1)
+    mean_a, mean_b, square_a, square_b, product = moments.split(channels, 1)  # type: ignore[no-untyped-call]
     variance_a, variance_b = square_a - mean_a**2, square_b - mean_b**2
     covariance = product - mean_a * mean_b
     c1, c2 = 0.01**2, 0.03**2
@@ -77,7 +77,7 @@ def total_variation(x: Tensor) -> Tensor:
 
 def neighbour_smoothness(x: Tensor) -> Tensor:
     """SCI's smoothness: twice the L1 differences to 12 neighbours (its weights are 1 within 2%)."""
-    offsets = ((1, 0), (0, 1), (1, 1), (1, -1), (2, 0), (0, 2))
+    offsets: tuple[tuple[int, int], ...] = ((1, 0), (0, 1), (1, 1), (1, -1), (2, 0), (0, 2))
     offsets += ((2, 1), (2, -1), (1, 2), (1, -2), (2, 2), (2, -2))
     height, width = x.shape[2:]
     total = x.new_zeros(())

@@ -7,6 +7,7 @@ plain dictionaries; "network" is the module that ships.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ..networks.residual import Residual, darken
 from . import losses
 from .data import Data, Picture, View, cut, stack, underexpose
 
-Modules = dict[str, nn.Module]
+Modules = dict[str, Any]  # nn.Module, whose own methods the type checker cannot know
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
 Draw = Callable[[Data, View, np.random.Generator], Batch]
@@ -221,7 +222,7 @@ def neid_losses(modules: Modules, batch: Batch) -> Losses:
     }
 
 
-def _patches(x: Tensor, corners: Tensor, size: int = 32) -> Tensor:
+def _patches(x: Tensor, corners: list[list[int]], size: int = 32) -> Tensor:
     return torch.cat([x[:, :, top : top + size, left : left + size] for top, left in corners])
 
 
