@@ -243,7 +243,7 @@ def classic(scale: int) -> list[Contender]:
 def network(enhancer: Enhancer, scale: int) -> Contender:
     """A method: at the scale if it has it, else at 1 and enlarged."""
     method = enhancer.method
-    own = 1
+    own = scale if scale in method.scales else 1
     names = {control.name for control in method.controls}
 
     def apply(sample: Sample) -> tuple[Picture, float]:
