@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 from click.shell_completion import CompletionItem
@@ -20,6 +21,7 @@ from .train.command import train
 from .version import __version__
 
 if TYPE_CHECKING:
+    from . import footage
     from .enhancer import Enhancer
     from .plan import Job, Plan
     from .report import Report
@@ -123,6 +125,125 @@ def control_options(command: F) -> F:
     return command
 
 
+def video_options(command: F) -> F:
+    """How videos are read and written; gathered into one argument, ``video``."""
+
+    @functools.wraps(command)
+    def gathered(
+        codec: str | None,
+        crf: int | None,
+        preset: str | None,
+        pix_fmt: str | None,
+        encoder_options: tuple[str, ...],
+        start: float | None,
+        end: float | None,
+        frame_rate_mode: str,
+        stabilize: float | Literal["auto", "off"],
+        on_error: Literal["repeat", "skip", "fail"],
+        allow_truncated: bool,
+        **others: Any,
+    ) -> Any:
+        pairs = [option.partition("=") for option in encoder_options]
+        if not all(equals for _, equals, _ in pairs):
+            raise Refusal("-x takes KEY=VALUE")
+        video = {
+            "codec": codec,
+            "crf": crf,
+            "preset": preset,
+            "pix_fmt": pix_fmt,
+            "options": {key: value for key, _, value in pairs},
+            "start": start,
+            "end": end,
+            "constant_rate": frame_rate_mode == "cfr",
+            "stabilize": stabilize,
+            "on_error": on_error,
+            "allow_truncated": allow_truncated,
+        }
+        return command(video=video, **others)
+
+    for option in reversed(
+        (
+            click.option(
+                "--stabilize",
+                default="auto",
+                show_default=True,
+                metavar="auto|off|0..1",
+                callback=stabilize_callback,
+                help="Videos: even the light over time.",
+            ),
+            click.option("--codec", help="Videos: h264, hevc, av1, vp9, ffv1, prores, …"),
+            click.option("--crf", type=int, help="Videos: quality, smaller is better."),
+            click.option("--preset", help="Videos: the encoder's speed."),
+            click.option("--pix-fmt", help="Videos: for instance yuv420p10le."),
+            click.option(
+                "-x",
+                "encoder_options",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Videos: an option of the encoder. Several times.",
+            ),
+            click.option("--start", type=SECONDS, help="Videos: begin here, 90 or 1:30."),
+            click.option("--end", type=SECONDS, help="Videos: end before this."),
+            click.option(
+                "--frame-rate-mode",
+                type=click.Choice(["match", "cfr"]),
+                default="match",
+                show_default=True,
+                help="Videos: times as the input's, or evenly spaced.",
+            ),
+            click.option(
+                "--on-error",
+                type=click.Choice(["repeat", "skip", "fail"]),
+                default="repeat",
+                show_default=True,
+                help="Videos: what to do at a damaged frame.",
+            ),
+            click.option(
+                "--allow-truncated", is_flag=True, help="Take what decodes of a file cut short."
+            ),
+        )
+    ):
+        gathered = option(gathered)
+    return cast(F, gathered)
+
+
+class Seconds(click.ParamType[float]):
+    """Seconds, or [hours:]minutes:seconds."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        try:
+            parts = [float(part) for part in str(value).split(":")]
+        except ValueError:
+            parts = []
+        if not 1 <= len(parts) <= 3 or any(not 0 <= part < float("inf") for part in parts):
+            self.fail(f"{value!r} is no time: give seconds or [hours:]minutes:seconds", param, ctx)
+        return sum(part * 60**place for place, part in enumerate(reversed(parts)))
+
+
+SECONDS = Seconds()
+
+
+def stabilize_callback(
+    _ctx: click.Context, _param: click.Parameter, value: str
+) -> float | Literal["auto", "off"]:
+    """auto, off, or a share."""
+    if value == "auto":
+        return "auto"
+    if value == "off":
+        return "off"
+    try:
+        share = float(value)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise click.BadParameter(f"{value!r} is neither auto, off nor a number from 0 to 1")
+    return share
+
+
 @click.group(
     cls=EnhanceByDefault,
     context_settings={"help_option_names": ["--help"]},
@@ -181,6 +302,7 @@ def cli() -> None:
     help="Names of outputs beside their input, or of several methods.",
 )
 @click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP and AVIF outputs.")
+@video_options
 @click.option("--compare", metavar="FILE", help="Also a labelled picture of input and outputs.")
 @click.option("--reference", metavar="FILE", help="With --compare: a last tile.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, as a table.")
@@ -202,6 +324,7 @@ def enhance(
     on_exists: str,
     name_template: str,
     quality: int | None,
+    video: dict[str, Any],
     compare: str | None,
     reference: str | None,
     dry_run: bool,
@@ -241,11 +364,12 @@ def enhance(
     from .report import Report
 
     report = Report(-1 if quiet else int(verbose), as_json)
+    choice = _check_videos(planned, models, scale, video)
     enhancers = _load(planned, report, models, device, engine, weights, threads)
     for source, reason in planned.failures:
         report.failed(source, reason)
     settings = Settings(strength, scale, given, tile, quality, on_exists == "overwrite")
-    run(planned.jobs, enhancers, report, settings)
+    run(planned.jobs, enhancers, report, settings, choice)
     if compare is not None and not report.failures:
         _write_sheet(planned.jobs, Path(compare), reference, on_exists == "overwrite")
     report.summary()
@@ -264,6 +388,20 @@ def _check_controls(models: Sequence[str], controls: dict[str, float], scale: in
             check(METHODS[model], 1.0, None, False, {name: value})
     if scale is not None and not any(scale in METHODS[model].scales for model in models):
         check(METHODS[models[0]], 1.0, scale, False, {})
+
+
+def _check_videos(
+    planned: Plan, models: Sequence[str], scale: int | None, video: dict[str, Any]
+) -> footage.Choice | None:
+    """What is to be done with videos, where there are any; their encoders are tried."""
+    if all(job.kind != "video" or job.skip for job in planned.jobs):
+        return None
+    from . import footage
+
+    choice = footage.Choice(**video)
+    scales = {m: scale if scale in METHODS[m].scales else METHODS[m].scales[0] for m in models}
+    footage.check(planned.jobs, scales, choice)
+    return choice
 
 
 def _check_compare(

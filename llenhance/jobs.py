@@ -6,9 +6,10 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from .pixels import Array
 from .plan import Job, written_as
 from .report import Report
 from .version import __version__
+
+if TYPE_CHECKING:
+    from . import footage
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ def run(
     enhancers: Mapping[str, Enhancer],
     report: Report,
     settings: Settings,
+    video: footage.Choice | None,
 ) -> None:
     """Do the jobs in order, those of one source together; the report hears of every one."""
     todo = []
@@ -91,8 +96,19 @@ def run(
             if kind == "picture":
                 _pictures(list(group), enhancers, report, settings, bar)
                 continue
+            from . import footage  # loads FFmpeg, which pictures do not need
+
+            assert video is not None
             for job in group:
-                _video(job, enhancers[job.model], report, settings)
+                enhancer = enhancers[job.model]
+                footage.enhance(
+                    job,
+                    partial(settings.apply, enhancer),
+                    settings.scale_of(enhancer.method),
+                    video,
+                    report,
+                    overwrite=settings.overwrite,
+                )
                 report.advance(bar)
 
 
@@ -169,47 +185,6 @@ def _finish(
         report.done(job.name, job.target_name, seconds, model=job.model, width=width, height=height)
     finally:
         report.advance(bar)
-
-
-# --- videos ---------------------------------------------------------------------------------------
-
-
-def _video(job: Job, enhancer: Enhancer, report: Report, settings: Settings) -> None:
-    """One video in constant memory: decoding, the network and encoding overlap."""
-    from .media import videos
-
-    assert job.source is not None
-    assert job.target is not None
-    began = time.perf_counter()
-    bar = None
-    try:
-        info = videos.probe(job.source)
-        bar = report.task(job.source.name, info.frames)
-        with files.publish(job.target, overwrite=settings.overwrite, like=job.source) as temporary:
-            with (
-                videos.VideoReader(job.source) as reader,
-                videos.VideoWriter(
-                    temporary,
-                    info,
-                    container=job.target.suffix,
-                    scale=settings.scale_of(enhancer.method),
-                ) as writer,
-                Behind() as writing,
-            ):
-                for frame in ahead(reader):
-                    image = settings.apply(enhancer, frame.image)
-                    writing.submit(writer.write, image, frame.pts)
-                    report.advance(bar)
-            videos.verify(temporary, writer.frames, writer.duration)
-    except LLEnhanceError as error:
-        report.failed(job.name, str(error))
-        return
-    finally:
-        report.advance(bar, done=True)
-    for note in (*reader.notes, *writer.dropped):
-        report.warn(job.name, note)
-    seconds = time.perf_counter() - began
-    report.done(job.name, job.target_name, seconds, model=job.model, frames=writer.frames)
 
 
 def as_rgb8(picture: Picture) -> NDArray[np.uint8]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +19,7 @@ from PIL import Image
 from . import metrics
 from .enhancer import Enhancer
 from .errors import LLEnhanceError, MediaError, Refusal
+from .heldout import synthetic_test
 from .jobs import as_rgb8, read_picture
 from .media import files, images
 from .methods import Method
@@ -29,7 +28,6 @@ from .report import Report
 
 Picture = NDArray[np.uint8]
 
-SYNTHETIC = 100  # pictures of the synthetic test of the residual method
 PUBLISHED = (18.12, 0.85)  # PSNR and SSIM that its paper gives, on pictures of its own
 
 
@@ -123,8 +121,8 @@ def split_of(table: Path, split: str) -> set[str]:
 
 def synthetic(folder: Path) -> list[Case]:
     """The fixed synthetic test: the 100 pictures whose names have the smallest SHA-256."""
-    paths = sorted(pictures(folder), key=lambda p: hashlib.sha256(os.fsencode(p.name)).digest())
-    return [Case(path.stem, path, made=n) for n, path in enumerate(paths[:SYNTHETIC])]
+    paths = synthetic_test(pictures(folder))
+    return [Case(path.stem, path, made=n) for n, path in enumerate(paths)]
 
 
 def darkened(image: Picture, number: int) -> tuple[Picture, float]:

@@ -30,7 +30,7 @@ def _conv(shapes: dict[str, tuple[int, ...]], name: str, o: int, i: int, size: i
     shapes[f"{name}.bias"] = (o,)
 
 
-# --- DLN (METHODS 1.6) ------------------------------------------------------------------------------
+# --- DLN (METHODS 1.6) ----------------------------------------------------------------------------
 
 
 def dln_shapes() -> dict[str, tuple[int, ...]]:
@@ -86,7 +86,7 @@ def dln(state: State, x: Tensor) -> Tensor:
     return y.clamp(0, 1)
 
 
-# --- EnlightenGAN (METHODS 2.7) -----------------------------------------------------------------------
+# --- EnlightenGAN (METHODS 2.7) -------------------------------------------------------------------
 
 
 def enlightengan_shapes() -> dict[str, tuple[int, ...]]:
@@ -145,7 +145,7 @@ def enlightengan(state: State, x: Tensor) -> Tensor:
     return ((signed + latent + 1) / 2).clamp(0, 1)
 
 
-# --- SCI (METHODS 3.1, 3.2, 3.4) ------------------------------------------------------------------------
+# --- SCI (METHODS 3.1, 3.2, 3.4) ------------------------------------------------------------------
 
 
 def sci_shapes() -> dict[str, tuple[int, ...]]:

@@ -24,7 +24,7 @@ def make(folder, name="dln", stem=None):
     return path
 
 
-# --- what ships -------------------------------------------------------------------------------------
+# --- what ships -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
@@ -73,7 +73,7 @@ def test_training_only_parts_are_not_shipped():
     )
 
 
-# --- finding ------------------------------------------------------------------------------------------
+# --- finding --------------------------------------------------------------------------------------
 
 
 def test_chosen_folder_is_searched_first(tmp_path, monkeypatch):
@@ -152,7 +152,7 @@ def test_half_precision_is_for_kernels_only(tmp_path):
         assert entry.dtype == ("F16" if len(entry.shape) > 1 else "F32")
 
 
-# --- the authors' own files -----------------------------------------------------------------------------
+# --- the authors' own files -----------------------------------------------------------------------
 
 
 REFERENCES = {
@@ -204,13 +204,13 @@ def test_an_old_file_without_counters_is_accepted(tmp_path):
 )
 def test_a_file_that_lacks_a_tensor_is_refused(tmp_path, name, key):
     path, _ = published(tmp_path, name, drop=[key])
-    with pytest.raises(WeightsError, match="expected .*, found none"):
+    with pytest.raises(WeightsError, match=r"expected .*, found none"):
         checkpoints.import_authors(METHODS[name], path)
 
 
 def test_the_file_of_another_network_is_refused(tmp_path):
     path, _ = published(tmp_path, "enlightengan")
-    with pytest.raises(WeightsError, match="do not fit DLN; .*: expected"):
+    with pytest.raises(WeightsError, match=r"do not fit DLN; .*: expected"):
         checkpoints.import_authors(METHODS["dln"], path)
 
 

@@ -75,7 +75,7 @@ def everything(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-# --- names --------------------------------------------------------------------------------------------
+# --- names ----------------------------------------------------------------------------------------
 
 
 def test_one_photo_to_a_named_file(photo, tmp_path):
@@ -85,12 +85,14 @@ def test_one_photo_to_a_named_file(photo, tmp_path):
     assert after > 1.5 * before
 
 
-def test_enhance_is_the_default_command(photo, tmp_path):
+@pytest.mark.usefixtures("photo")
+def test_enhance_is_the_default_command(tmp_path):
     ok("enhance", "photo.jpg", *FAST, cwd=tmp_path)
     assert everything(tmp_path) == ["photo.jpg", "photo_lightweight.jpg"]
 
 
-def test_options_stand_before_and_after_inputs(photo, tmp_path):
+@pytest.mark.usefixtures("photo")
+def test_options_stand_before_and_after_inputs(tmp_path):
     ok("-q", "-m", "lightweight", "photo.jpg", "-o", "out.png", "--device", "cpu", cwd=tmp_path)
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
 
@@ -121,14 +123,16 @@ def test_several_inputs_into_a_folder(tmp_path):
     assert everything(tmp_path / "outdir") == ["a.jpg", "b.png", "c d.tif"]
 
 
-def test_name_template(photo, tmp_path):
+@pytest.mark.usefixtures("photo")
+def test_name_template(tmp_path):
     ok("photo.jpg", *FAST, "--name-template", "{model}-{stem}{ext}", cwd=tmp_path)
     assert (tmp_path / "lightweight-photo.jpg").exists()
     assert "name template" in refused("photo.jpg", *FAST, "--name-template", "{nix}", cwd=tmp_path)
     assert "no file name" in refused("photo.jpg", *FAST, "--name-template", "../x", cwd=tmp_path)
 
 
-def test_all_methods_and_a_comparison(photo, tmp_path):
+@pytest.mark.usefixtures("photo")
+def test_all_methods_and_a_comparison(tmp_path):
     picture(tmp_path / "truth.png", seed=0)
     ok("photo.jpg", "-m", "all", "--compare", "grid.png", "--reference", "truth.png", cwd=tmp_path)
     names = ["dln", "enlightengan", "lightweight", "neid", "residual"]
@@ -139,7 +143,8 @@ def test_all_methods_and_a_comparison(photo, tmp_path):
     assert height > 200
 
 
-def test_several_methods_into_a_folder(photo, tmp_path):
+@pytest.mark.usefixtures("photo")
+def test_several_methods_into_a_folder(tmp_path):
     ok("photo.jpg", "-m", "lightweight,residual", "-o", "out", cwd=tmp_path)
     assert everything(tmp_path / "out") == ["photo_lightweight.jpg", "photo_residual.jpg"]
 
@@ -148,7 +153,7 @@ def test_a_list_of_methods_is_checked(photo):
     assert "'moon' is none of" in refused(photo, "-m", "dln,moon")
 
 
-# --- what is refused, before anything happens -------------------------------------------------------------
+# --- what is refused, before anything happens -----------------------------------------------------
 
 
 def test_an_existing_target(photo, tmp_path):
@@ -217,7 +222,8 @@ def test_a_device_that_is_not_there(tree, tmp_path, arguments):
     assert everything(tmp_path) == ["dir/a.jpg", "dir/notes.txt", "dir/sub/b.png"]
 
 
-def test_controls_of_other_methods(photo, tmp_path):
+@pytest.mark.usefixtures("photo")
+def test_controls_of_other_methods(tmp_path):
     text = refused("photo.jpg", "-m", "dln", "--alpha", "1.5", cwd=tmp_path)
     assert "residual has it" in text
     assert "neid has 2" in refused("photo.jpg", "-m", "dln", "--scale", "2", cwd=tmp_path)
@@ -239,7 +245,7 @@ def test_usage(photo):
     assert "--reference goes with" in refused(photo, "--reference", photo)
 
 
-# --- controls -----------------------------------------------------------------------------------------
+# --- controls -------------------------------------------------------------------------------------
 
 
 def test_alpha_and_scale_and_strength(tmp_path):
@@ -258,7 +264,7 @@ def test_alpha_and_scale_and_strength(tmp_path):
     )
 
 
-# --- what fails ---------------------------------------------------------------------------------------
+# --- what fails -----------------------------------------------------------------------------------
 
 
 def test_one_bad_file_does_not_stop_a_folder(tree, tmp_path):
@@ -290,7 +296,7 @@ def test_a_named_input_that_cannot_be_read(photo, tmp_path, kind):
     assert everything(tmp_path / "out") == ["photo.jpg"]
 
 
-# --- streams --------------------------------------------------------------------------------------------
+# --- streams --------------------------------------------------------------------------------------
 
 
 def test_pipe_keeps_the_format_and_only_the_picture_is_on_stdout(photo):
@@ -364,7 +370,7 @@ def test_quiet_and_verbose(photo, tmp_path):
     assert ok(photo, *FAST, "-o", tmp_path / "n.jpg").stdout == b""
 
 
-# --- signals ------------------------------------------------------------------------------------------
+# --- signals --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -388,12 +394,12 @@ def test_a_signal_leaves_whole_files_only(tmp_path, number):
     assert all(size(out / name) == (400, 300) for name in found)  # and no temporary files
 
 
-# --- the other commands ---------------------------------------------------------------------------------
+# --- the other commands ---------------------------------------------------------------------------
 
 
 def test_methods():
     rows = json.loads(ok("methods", "--json").stdout)
-    assert [row["name"] for row in rows][0] == "dln"
+    assert next(row["name"] for row in rows) == "dln"
     assert {row["name"] for row in rows if row["controls"]} == {"residual"}
     assert all("general" in row["weights"] for row in rows)
     text = ok("methods", COLUMNS="200").stdout.decode()

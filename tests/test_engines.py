@@ -97,7 +97,7 @@ def test_every_uint8_value_survives_the_round_trip():
         np.testing.assert_array_equal(onnx_engine.from_planes(planes, np.dtype(dtype)), picture)
 
 
-# --- devices ------------------------------------------------------------------------------------------
+# --- devices --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cpu:1", "", "cuda:99", "CUDA"])

@@ -1,5 +1,7 @@
 """Enhancer: layouts, controls, strength, sizes."""
 
+import itertools
+
 import cv2
 import numpy as np
 import pytest
@@ -124,7 +126,7 @@ def test_alpha_is_a_strength(enhancers, share):
             image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
         image = image.astype(np.float32) / 255
         means = [enhancer.enhance(image, alpha=a).mean() for a in (0.25, 0.5, 1, 1.5, 2)]
-        assert all(a < b for a, b in zip(means, means[1:], strict=False)), (path.name, means)
+        assert all(a < b for a, b in itertools.pairwise(means)), (path.name, means)
 
 
 def test_controls_that_are_not_there_are_refused(enhancers):

@@ -34,7 +34,8 @@ def test_publish_leaves_nothing_when_the_block_fails(tmp_path):
             temporary.write_bytes(b"half")
             raise RuntimeError("boom")
 
-    pytest.raises(RuntimeError, fail)
+    with pytest.raises(RuntimeError):
+        fail()
     assert target.read_bytes() == b"old"
     assert names(tmp_path) == ["out.bin"]
 

@@ -10,12 +10,12 @@ import llenhance
 PACKAGE = Path(llenhance.__file__).parent
 
 LAYERS = {
-    "errors": 0, "version": 0, "networks": 0, "stabilize": 0, "overlap": 0,
+    "errors": 0, "heldout": 0, "version": 0, "networks": 0, "stabilize": 0, "overlap": 0,
     "pixels": 1, "tiling": 1, "methods": 1, "metrics": 1, "sheets": 1, "report": 1,
     "media": 2, "checkpoints": 2,
     "engines": 3,
     "enhancer": 4, "plan": 4,
-    "jobs": 5, "export": 5, "doctor": 5,
+    "jobs": 5, "footage": 5, "export": 5, "doctor": 5,
     "train": 6, "evaluate": 6, "scores": 6,
     "cli": 7,
     "__main__": 8, "__init__": 8,

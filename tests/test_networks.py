@@ -1,5 +1,7 @@
 """Each method's idea, much of which has no parameters."""
 
+import itertools
+
 import numpy as np
 import pytest
 import references
@@ -120,7 +122,7 @@ def test_dln_sees_the_brightest_channel():
     assert not torch.allclose(network(x), before)
 
 
-# --- lightweight ------------------------------------------------------------------------------------
+# --- lightweight ----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -131,7 +133,7 @@ def test_lightweight_stages_share_weights_and_use_the_auxiliary_block():
     assert len(stages) == 3
     assert torch.equal(stages[0].seen, s)
     features = network.extract(s)
-    for before, after in zip(stages, stages[1:], strict=False):
+    for before, after in itertools.pairwise(stages):
         assert torch.equal(after.seen, s + auxiliary(before.result))
         assert torch.equal(after.illumination, network.illuminate(features, after.seen))
     assert not torch.allclose(stages[0].illumination, stages[1].illumination)
@@ -152,7 +154,7 @@ def test_lightweight_only_brightens():
     assert (network(s) >= s).all()
 
 
-# --- residual ---------------------------------------------------------------------------------------
+# --- residual -------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -178,7 +180,7 @@ def test_low_light_model():
     torch.testing.assert_close(darken(image, 0.8, 1.3) + 0.8 * difference, image)
 
 
-# --- neid -------------------------------------------------------------------------------------------
+# --- neid -----------------------------------------------------------------------------------------
 
 
 def test_neid_encoder_learns_from_both_decoders():
@@ -219,7 +221,7 @@ def test_halving_is_pillows_bicubic():
     np.testing.assert_allclose(found[inner], expected[inner], atol=1e-5)
 
 
-# --- enlightengan -----------------------------------------------------------------------------------
+# --- enlightengan ---------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -252,7 +254,7 @@ def test_attention_gates_bottleneck_and_skips():
         assert feature[..., columns:].abs().max() > 1e-3, name
 
 
-# --- the authors' networks ----------------------------------------------------------------------------
+# --- the authors' networks ------------------------------------------------------------------------
 
 
 @torch.no_grad()

@@ -36,7 +36,9 @@ def test_tiles_equal_the_whole(name, engine, monkeypatch):
         pieces = []
         run = enhancer.engine.run
         monkeypatch.setattr(
-            enhancer.engine, "run", lambda *a, run=run, **k: pieces.append(1) or run(*a, **k)
+            enhancer.engine,
+            "run",
+            lambda *a, run=run, pieces=pieces, **k: pieces.append(1) or run(*a, **k),
         )
         tiled = enhancer.enhance(image, tile=size, scale=scale)
         monkeypatch.undo()

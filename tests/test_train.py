@@ -1,5 +1,6 @@
 """Training: data, losses, recipes, and runs that resume to the bit."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -16,7 +17,13 @@ from llenhance.errors import Refusal
 from llenhance.methods import METHODS
 from llenhance.train import losses
 from llenhance.train.data import (
-    Data, View, cut, matched, one_per_scene, read_pairs, underexpose,
+    Data,
+    View,
+    cut,
+    matched,
+    one_per_scene,
+    read_pairs,
+    underexpose,
 )  # fmt: skip
 from llenhance.train.loop import Run, Trainer, learning_rate
 from llenhance.train.recipes import RECIPES, draw_modelled, draw_unpaired, halves
@@ -58,7 +65,7 @@ def data(folder):
     )
 
 
-# --- data ---------------------------------------------------------------------------------------------
+# --- data -----------------------------------------------------------------------------------------
 
 
 def test_validation_scenes_are_held_out(data):
@@ -136,7 +143,7 @@ def test_modelled_pairs_carry_their_alpha_and_map(data):
     assert (back - batch["high"])[unclipped].abs().mean() < 0.03
 
 
-# --- losses -------------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------
 
 
 def test_ssim_is_scikit_images():
@@ -188,10 +195,10 @@ def test_schedule_warms_up_and_decays():
     assert rates[0] < 0.05
     assert max(rates) == pytest.approx(1, abs=0.01)
     assert rates[-1] == pytest.approx(0.01)
-    assert all(a >= b for a, b in zip(rates[2:], rates[3:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[2:]))
 
 
-# --- recipes and runs -----------------------------------------------------------------------------------
+# --- recipes and runs -----------------------------------------------------------------------------
 
 
 def trainer(name, data, out, steps=2, **run):
@@ -336,3 +343,19 @@ def test_a_folder_without_pairs_is_refused(tmp_path):
     save(tmp_path / "high" / "a.png", np.zeros((5, 4, 3), np.uint8))
     with pytest.raises(Refusal, match="its size differs"):
         read_pairs(tmp_path)
+
+
+def test_residual_never_sees_the_pictures_of_its_synthetic_test(tmp_path, folder):
+    from llenhance.heldout import synthetic_test
+    from llenhance.train.command import _read
+    from llenhance.train.data import pictures
+
+    for n in range(103):
+        save(tmp_path / "normal" / f"p{n}.png", np.full((2, 2, 3), n, np.uint8))
+    given = ((str(folder / "pairs"),), (str(tmp_path / "normal"),), (), None, 1)
+    assert len(_read(*given, spare=False).normal) == 103
+    kept = {int(image[0, 0, 0]) for image in _read(*given, spare=True).normal}
+    test = {int(path.stem[1:]) for path in synthetic_test(pictures(tmp_path / "normal"))}
+    assert len(test) == 100
+    assert kept == set(range(103)) - test
+    assert RECIPES["residual"].spares_synthetic_test

@@ -74,7 +74,6 @@ def train(
     if not resume and checkpoint.exists():
         raise Refusal(f"{folder} holds a run: --resume goes on with it")
     row = METHODS[method]
-    data = _read(pairs, normal, dark, validate, validate_pairs)
 
     import torch
 
@@ -82,6 +81,9 @@ def train(
     from ..engines import available_threads
     from .loop import Run, Trainer
     from .recipes import RECIPES
+
+    spare = RECIPES[method].spares_synthetic_test
+    data = _read(pairs, normal, dark, validate, validate_pairs, spare)
 
     torch.set_num_threads(threads or available_threads())
     run = Run(
@@ -109,8 +111,13 @@ def _read(
     dark: tuple[str, ...],
     validate: str | None,
     validate_pairs: int,
+    spare: bool,
 ) -> Data:
-    """Every picture that was named; raises Refusal when there are no pairs."""
+    """Every picture that was named; raises Refusal when there are no pairs.
+
+    ``spare``: leave out of ``normal`` the pictures of the residual method's synthetic test.
+    """
+    from ..heldout import synthetic_test
     from .data import Data, one_per_scene, pictures, read, read_pairs
 
     data = Data()
@@ -129,7 +136,10 @@ def _read(
     if validate is not None:
         data.validation = read_pairs(Path(validate))[0]
     data.validation = one_per_scene(data.validation, validate_pairs)
-    data.normal = [read(path) for folder in normal for path in pictures(Path(folder))]
+    for folder in normal:
+        paths = pictures(Path(folder))
+        spared = set(synthetic_test(paths)) if spare else set()
+        data.normal += [read(path) for path in paths if path not in spared]
     data.dark = [read(path) for folder in dark for path in pictures(Path(folder))]
     if not data.pairs:
         raise Refusal("no pairs to train on: give --pairs")

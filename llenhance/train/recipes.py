@@ -52,9 +52,10 @@ class Recipe:
     average: float = 0.998  # decay of the exponential moving average that is validated and shipped
     clip: float = 1.0  # gradient norm
     full_precision: bool = False  # never bf16
+    spares_synthetic_test: bool = False  # its pictures are left out of --normal
 
 
-# --- what is drawn ------------------------------------------------------------------------------
+# --- what is drawn --------------------------------------------------------------------------------
 
 
 def _tensor(crops: list[np.ndarray]) -> Tensor:
@@ -170,7 +171,7 @@ def draw_unpaired(data: Data, view: View, rng: np.random.Generator) -> Batch:
     }
 
 
-# --- what is compared ---------------------------------------------------------------------------
+# --- what is compared -----------------------------------------------------------------------------
 
 
 def fidelity(output: Tensor, high: Tensor) -> Losses:
@@ -265,7 +266,7 @@ def enlightengan_discriminators(modules: Modules, batch: Batch) -> Losses:
     }
 
 
-# --- the recipes --------------------------------------------------------------------------------
+# --- the recipes ----------------------------------------------------------------------------------
 
 
 def _gan_modules() -> Modules:
@@ -316,6 +317,7 @@ RECIPES = {
         views=(View(96, 96, 8, reduce=2, share=0.5), View(96, 96, 8, reduce=1, share=0.5)),
         rate=1e-3,
         decay=1e-4,
+        spares_synthetic_test=True,
     ),
     "neid": Recipe(
         method="neid",
