@@ -12,6 +12,7 @@ import click
 
 from .errors import Refusal
 from .methods import METHODS
+from .options import engine_options
 
 if TYPE_CHECKING:
     from .report import Report
@@ -36,12 +37,7 @@ OWN = "own model"  # what NIQE is headed with, so that nobody takes it for the p
 @click.option("--sheet", metavar="FILE", help="Also a labelled picture of up to 6 of them.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an image and method.")
 @click.option("--csv", "as_csv", is_flag=True, help="One row an image and method.")
-@click.option(
-    "--engine", type=click.Choice(["auto", "onnx", "torch"]), default="auto", show_default=True
-)
-@click.option("--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]|mps")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]")
-@click.option("--weights", metavar="NAME|FILE", help="A shipped set, or a .safetensors file.")
+@engine_options
 def evaluate(
     methods: tuple[str, ...],
     low: str | None,

@@ -15,7 +15,7 @@ LAYERS = {
     "media": 2, "checkpoints": 2,
     "engines": 3,
     "enhancer": 4, "plan": 4,
-    "jobs": 5, "footage": 5, "export": 5, "doctor": 5,
+    "jobs": 5, "footage": 5, "export": 5, "options": 5, "doctor": 5,
     "train": 6, "evaluate": 6, "scores": 6,
     "cli": 7,
     "__main__": 8, "__init__": 8,
