@@ -22,6 +22,7 @@ from .methods import METHODS, Method
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+OWN_METADATA = "llenhance"  # the one key of a file's metadata
 MAX_HEADER = 100_000_000  # bytes; the limit that the safetensors library sets itself
 
 
@@ -114,7 +115,7 @@ def _open(method: Method, path: Path, name: str) -> Weights:
     if owner != method.name:
         found = owner if owner in METHODS else "no method of this program"
         raise WeightsError(f"{path}: weights for {method.name} expected, found {found}")
-    return Weights(name, path, digest, json.loads(metadata.get("options", "{}")), tensors)
+    return Weights(name, path, digest, metadata.get("options", {}), tensors)
 
 
 def checksum(path: Path) -> str:
@@ -129,8 +130,10 @@ def checksums(path: Path) -> dict[str, str]:
     return {name.strip().lstrip("*"): digest for digest, name in rows}
 
 
-def read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
+def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
     """(metadata, tensors) of a safetensors file; raises WeightsError when it is none.
+
+    The metadata are what :func:`save` wrote: the method's name and the network's options.
 
     The format: 8 bytes of little-endian length, a JSON header, then the raw tensors.
     """
@@ -140,7 +143,7 @@ def read_header(path: Path) -> tuple[dict[str, str], dict[str, Entry]]:
             if not 2 <= length <= min(MAX_HEADER, path.stat().st_size):
                 raise ValueError("no header")
             header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__", {})
+        metadata = json.loads(header.pop("__metadata__", {}).get(OWN_METADATA, "{}"))
         base = 8 + length
         tensors = {
             name: Entry(
@@ -209,7 +212,9 @@ def save(
             dtype = torch.float16 if half and value.ndim > 1 else torch.float32
             tensors[name] = value.detach().to("cpu", dtype).contiguous()
     temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, {"method": method.name, "options": json.dumps(dict(options))})
+    # One key only: the library writes several in an order that changes from run to run.
+    owner = json.dumps({"method": method.name, "options": dict(options)}, sort_keys=True)
+    save_file(tensors, temporary, {OWN_METADATA: owner})
     temporary.chmod(0o644)  # the library makes it readable by its owner only
     os.replace(temporary, path)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,11 +19,16 @@ from click.shell_completion import CompletionItem
 from .errors import LLEnhanceError, Refusal
 from .evaluate import evaluate
 from .methods import DEFAULT, METHODS
+from .names import shown
 from .options import (
+    BatchOptions,
+    PictureOptions,
+    batch_options,
     complete_models,
     control_options,
     engine_options,
     models_callback,
+    picture_options,
     tile_callback,
     video_options,
 )
@@ -28,8 +36,7 @@ from .train.command import train
 from .version import __version__
 
 if TYPE_CHECKING:
-    from . import footage
-    from .enhancer import Enhancer
+    from .jobs import Batch
     from .plan import Job, Plan
     from .report import Report
 
@@ -120,8 +127,9 @@ def cli() -> None:
     show_default=True,
     help="Names of outputs beside their input, or of several methods.",
 )
-@click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP and AVIF outputs.")
+@picture_options
 @video_options
+@batch_options
 @click.option("--compare", metavar="FILE", help="Also a labelled picture of input and outputs.")
 @click.option("--reference", metavar="FILE", help="With --compare: a last tile.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, as a table.")
@@ -142,8 +150,9 @@ def enhance(
     tile: int | Literal["auto", "off"],
     on_exists: str,
     name_template: str,
-    quality: int | None,
+    picture: PictureOptions,
     video: dict[str, Any],
+    batch: BatchOptions,
     compare: str | None,
     reference: str | None,
     dry_run: bool,
@@ -162,8 +171,24 @@ def enhance(
     if as_json and (output == "-" or (output is None and "-" in inputs)):
         raise Refusal("--json and a picture cannot share standard output")
 
+    from .jobs import Batch, Loading, Settings, check_videos
     from .plan import plan
 
+    settings = Settings(
+        strength,
+        scale,
+        given,
+        tile,
+        picture.quality,
+        overwrite=on_exists == "overwrite",
+        max_pixels=picture.max_pixels,
+        allow_truncated=video["allow_truncated"],
+        strip=picture.strip,
+        signed=picture.signed,
+        preserve_times=batch.preserve_times,
+    )
+    loading = Loading(device, engine, weights, threads)
+    digest = functools.cache(loading.digest)
     planned = plan(
         inputs,
         output,
@@ -171,28 +196,66 @@ def enhance(
         recursive=recursive,
         template=name_template,
         on_exists=on_exists,
+        ext=picture.ext,
+        include=batch.include,
+        exclude=batch.exclude,
+        recipe=lambda job: settings.entry(job, digest(job.model), video),
+        raw=video["raw"] is not None,
     )
-    _check_compare(planned, inputs, compare, reference, on_exists)
-    if any(job.target is None for job in planned.jobs) and sys.stdout.isatty():
+    _check_compare(planned, compare, reference, on_exists)
+    _check_report(planned, batch.report)
+    printed = [j for j in planned.jobs if j.target is None and not j.to_window]
+    if printed and sys.stdout.isatty():
         raise Refusal("a picture is not printed on a terminal: give -o FILE, or a pipe")
+    if batch.timeout is not None and any(job.source is None for job in planned.jobs):
+        raise Refusal("--timeout goes with files, not with standard input")
+    todo = Batch([job for job in planned.jobs if not job.skip], loading, settings, video)
     if dry_run:
+        check_videos(todo.jobs, settings, video)
         _print_plan(planned, as_json)
         raise click.exceptions.Exit(FAILED if planned.failures else 0)
 
-    from .jobs import Settings, run
     from .report import Report
 
-    report = Report(-1 if quiet else int(verbose), as_json)
-    choice = _check_videos(planned, models, scale, video)
-    enhancers = _load(planned, report, models, device, engine, weights, threads)
-    for source, reason in planned.failures:
-        report.failed(source, reason)
-    settings = Settings(strength, scale, given, tile, quality, on_exists == "overwrite")
-    run(planned.jobs, enhancers, report, settings, choice)
+    report = Report(
+        -1 if quiet else int(verbose),
+        as_json,
+        keep=batch.report is not None,
+        fail_fast=batch.fail_fast,
+    )
+    if batch.report is None:
+        _run(planned, todo, report, batch.timeout)
+    else:
+        with _written_report(batch.report, planned, todo, report):
+            _run(planned, todo, report, batch.timeout)
     if compare is not None and not report.failures:
-        _write_sheet(planned.jobs, Path(compare), reference, on_exists == "overwrite")
+        _write_sheet(planned.jobs, Path(compare), reference, settings.overwrite)
     report.summary()
     raise click.exceptions.Exit(report.exit_status)
+
+
+def _run(planned: Plan, todo: Batch, report: Report, timeout: float | None) -> None:
+    """Do what is planned: one file here, several in a worker process."""
+
+    def loaded() -> None:  # from here on nothing is refused
+        for source, reason in planned.failures:
+            report.failed(source, reason)
+        for source, reason in planned.left_out:
+            report.skipped(source, None, reason, verbosity=0)
+        for job in planned.jobs:
+            if job.skip:
+                report.skipped(job.name, job.target_name, job.skip, foreign=job.foreign)
+
+    if not todo.jobs or (planned.failures and report.fail_fast):
+        loaded()
+    elif timeout is None and len({job.source for job in todo.jobs}) == 1:
+        from .jobs import run_here
+
+        run_here(todo, report, loaded)
+    else:
+        from .worker import run_in_workers
+
+        run_in_workers(todo, report, loaded, timeout)
 
 
 def _check_controls(models: Sequence[str], controls: dict[str, float], scale: int | None) -> None:
@@ -209,23 +272,8 @@ def _check_controls(models: Sequence[str], controls: dict[str, float], scale: in
         check(METHODS[models[0]], 1.0, scale, False, {})
 
 
-def _check_videos(
-    planned: Plan, models: Sequence[str], scale: int | None, video: dict[str, Any]
-) -> footage.Choice | None:
-    """What is to be done with videos, where there are any; their encoders are tried."""
-    if all(job.kind != "video" or job.skip for job in planned.jobs):
-        return None
-    from . import footage
-
-    choice = footage.Choice(**video)
-    scales = {m: scale if scale in METHODS[m].scales else METHODS[m].scales[0] for m in models}
-    footage.check(planned.jobs, scales, choice)
-    return choice
-
-
 def _check_compare(
     planned: Plan,
-    inputs: Sequence[str],
     compare: str | None,
     reference: str | None,
     on_exists: str,
@@ -234,7 +282,7 @@ def _check_compare(
         raise Refusal("--reference goes with --compare")
     if compare is None:
         return
-    if len(inputs) > 1 or any(
+    if len({job.source for job in planned.jobs}) > 1 or any(
         j.kind != "picture" or None in (j.source, j.target) for j in planned.jobs
     ):
         raise Refusal("--compare takes one picture, from a file to files")
@@ -244,47 +292,108 @@ def _check_compare(
         raise Refusal(f"{compare} exists (--on-exists overwrite)")
 
 
+def _check_report(planned: Plan, report: str | None) -> None:
+    """A report replaces nothing but a report."""
+    if report is None:
+        return
+    from .media import files
+
+    path = Path(report)
+    files.check_writable(path.parent)
+    if any(job.target is not None and files.same(job.target, path) for job in planned.jobs):
+        raise Refusal(f"{report}: the report and an output are the same file")
+    if os.path.lexists(path) and not files.head(path).split()[:2] == [b"{", b'"llenhance":']:
+        raise Refusal(f"{report} exists, and is no report")
+
+
+@contextmanager
+def _written_report(path: str, planned: Plan, todo: Batch, report: Report) -> Iterator[None]:
+    """Write the report file after the block, however it ends; not when it was refused."""
+    began = time.time()
+    status: int | None = None
+    try:
+        yield
+        status = int(report.exit_status)
+    except Refusal:
+        raise
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+        raise
+    except SystemExit as ending:
+        status = ending.code if isinstance(ending.code, int) else FAILED
+        raise
+    except BaseException:
+        status = FAILED
+        raise
+    finally:
+        if status is not None:
+            _write_report(path, planned, todo, report, status, time.time() - began)
+
+
+def _write_report(
+    path: str, planned: Plan, todo: Batch, report: Report, status: int, seconds: float
+) -> None:
+    import dataclasses
+    import json
+
+    from .media import files
+
+    rows = list(report.rows)
+    told = {(row["source"], row.get("target")) for row in rows}
+    rows += [
+        {"status": "not done", "source": job.name, "target": job.target_name, "warnings": []}
+        for job in todo.jobs
+        if (job.name, job.target_name) not in told
+    ]
+    by_target = {(job.name, job.target_name): job for job in planned.jobs}
+    for number, row in enumerate(rows):
+        row = rows[number] = {"target": None, "error": None, "seconds": None} | row
+        job = by_target.get((row["source"], row.get("target", "")))
+        if job is not None:
+            row |= {"model": job.model, "kind": job.kind}
+    counts = dict.fromkeys(("done", "skipped", "failed", "not done"), 0)
+    for row in rows:
+        counts[row["status"]] += 1
+    settings = dataclasses.asdict(todo.settings) | dataclasses.asdict(todo.loading)
+    models = dict.fromkeys(job.model for job in planned.jobs)
+    whole = {
+        "llenhance": __version__,
+        "exit_status": status,
+        "seconds": round(seconds, 3),
+        "counts": counts,
+        "settings": settings
+        | {"video": todo.video, "digests": {model: todo.loading.digest(model) for model in models}},
+        "files": rows,
+    }
+    text = json.dumps(whole, indent=1, default=str) + "\n"
+    with files.publish(Path(path), overwrite=True) as temporary:
+        temporary.write_text(text, encoding="ascii")
+
+
 def _print_plan(planned: Plan, as_json: bool) -> None:
     import json
 
+    def tell(*words: str) -> None:  # a tab or a newline in a name would break the table
+        click.echo("\t".join(map(shown, words)))
+
     for job in planned.jobs:
         status = "skip" if job.skip else "enhance"
+        reason = job.skip or ("its input or a setting changed" if job.replaces else None)
+        why = {"reason": reason} if reason else {}
         if as_json:
             row = {"status": status, "source": job.name, "target": job.target_name}
-            click.echo(json.dumps(row | {"kind": job.kind, "model": job.model}))
+            click.echo(json.dumps(row | {"kind": job.kind, "model": job.model} | why))
         else:
-            click.echo(f"{status}\t{job.kind}\t{job.model}\t{job.name}\t{job.target_name}")
-    for source, reason in planned.failures:
-        if as_json:
-            click.echo(json.dumps({"status": "failed", "source": source, "error": reason}))
-        else:
-            click.echo(f"failed\t\t\t{source}\t{reason}")
-
-
-def _load(
-    planned: Plan,
-    report: Report,
-    models: Sequence[str],
-    device: str,
-    engine: str,
-    weights: str | None,
-    threads: int | None,
-) -> dict[str, Enhancer]:
-    """One enhancer for each method that has something to do."""
-    from .enhancer import load
-
-    needed = {job.model for job in planned.jobs if not job.skip}
-    enhancers = {}
-    for model in (model for model in models if model in needed):
-        enhancer = load(model, device=device, engine=engine, weights=weights, threads=threads)
-        report.say(
-            f"{model}: {enhancer.engine.name} on {enhancer.device} ({enhancer.note}),"
-            f" weights {enhancer.weights.name} {enhancer.weights.digest[:12]}"
-        )
-        if device == "auto" and enhancer.device != "cpu":
-            report.say(f"using {enhancer.device}", 0)
-        enhancers[model] = enhancer
-    return enhancers
+            tell(status, job.kind, job.model, job.name, job.target_name, *why.values())
+    for status, key, rows in (
+        ("skip", "reason", planned.left_out),
+        ("failed", "error", planned.failures),
+    ):
+        for source, reason in rows:
+            if as_json:
+                click.echo(json.dumps({"status": status, "source": source, key: reason}))
+            else:
+                tell(status, "", "", source, reason)
 
 
 def _write_sheet(jobs: Sequence[Job], target: Path, reference: str | None, overwrite: bool) -> None:
@@ -413,7 +522,7 @@ def main() -> None:
         error.show()
         sys.exit(REFUSED)
     except LLEnhanceError as error:
-        click.echo(f"llenhance: {' '.join(str(error).split())}", err=True)
+        click.echo(f"llenhance: {shown(str(error))}", err=True)
         sys.exit(REFUSED if isinstance(error, Refusal) else FAILED)
     except BrokenPipeError:
         # The reader has left: end quietly, and keep Python from flushing into the pipe at exit.

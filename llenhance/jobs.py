@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from . import pixels
-from .enhancer import Enhancer
+from . import checkpoints, pixels
+from .enhancer import Enhancer, load
 from .errors import LLEnhanceError, MediaError
+from .journal import Journal
 from .media import colour, files, images
-from .media.picture import Picture
+from .media.picture import MAX_PIXELS, Picture
 from .methods import METHODS, Method
 from .overlap import Behind, ahead
 from .pixels import Array
@@ -40,6 +42,11 @@ class Settings:
     tile: int | Literal["auto", "off"]
     quality: int | None
     overwrite: bool
+    max_pixels: int = MAX_PIXELS  # of a picture, checked before it is decoded
+    allow_truncated: bool = False  # take what decodes of a damaged picture
+    strip: bool = False  # write no metadata
+    signed: bool = True  # name the tool and what it did in the metadata
+    preserve_times: bool = False  # give targets the time of change of their source
 
     def own(self, method: Method) -> dict[str, Any]:
         """The controls that this method has; the others are for other methods."""
@@ -61,7 +68,12 @@ class Settings:
             **self.own(method),
         )
 
-    def provenance(self, model: str) -> str:
+    def recipe(self, enhancer: Enhancer) -> str:
+        """All that the pixels depend on beside the source."""
+        digest = enhancer.weights.digest
+        return f"{self.provenance(enhancer.method.name, digest)}, weights {digest}"
+
+    def provenance(self, model: str, digest: str) -> str:
         """What is written into the metadata; no time, so that equal runs give equal bytes."""
         method = METHODS[model]
         words = [f"llenhance {__version__}", model]
@@ -70,7 +82,131 @@ class Settings:
             words.append(f"scale {self.scale}")
         if self.strength != 1:
             words.append(f"strength {self.strength:g}")
+        words.append(f"weights {digest[:12]}")
         return ", ".join(words)
+
+    def entry(self, job: Job, digest: str, video: Mapping[str, Any]) -> dict[str, Any]:
+        """What the journal tells of how a target was made: all that its bytes depend on beside the
+        source. Not what decides whether it is made at all, nor the device: engines agree."""
+        method = METHODS[job.model]
+        controls = {c.name: self.controls.get(c.name, c.default) for c in method.controls}
+        made: dict[str, Any] = {
+            "version": __version__,
+            "model": job.model,
+            "weights": digest,
+            "controls": controls,
+            "scale": self.scale_of(method),
+            "strength": self.strength,
+        }
+        if job.kind == "picture":
+            made |= {"quality": self.quality, "strip": self.strip, "signed": self.signed}
+        else:
+            made["video"] = {k: v for k, v in video.items() if k not in INDIFFERENT}
+        return made
+
+
+# Choices for videos that decide whether and how they are made, not what they are.
+INDIFFERENT = {"verify", "restart", "allow_truncated", "preview"}
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Where networks run, and with which weights."""
+
+    device: str = "auto"
+    engine: str = "auto"
+    weights: str | None = None
+    threads: int | None = None
+
+    def digest(self, model: str) -> str:
+        """The SHA-256 of the weights that would be loaded; raises WeightsError."""
+        return checkpoints.find(METHODS[model], self.weights).digest
+
+    def open(self, models: Iterable[str], report: Report) -> dict[str, Enhancer]:
+        """An enhancer for each model; raises what :func:`llenhance.enhancer.load` does."""
+        enhancers = {}
+        for model in dict.fromkeys(models):
+            enhancer = load(
+                model,
+                device=self.device,
+                engine=self.engine,
+                weights=self.weights,
+                threads=self.threads,
+            )
+            report.say(
+                f"{model}: {enhancer.engine.name} on {enhancer.device} ({enhancer.note}),"
+                f" weights {enhancer.weights.name} {enhancer.weights.digest[:12]}"
+            )
+            if self.device == "auto" and enhancer.device != "cpu":
+                report.say(f"using {enhancer.device}", 0)
+            enhancers[model] = enhancer
+        return enhancers
+
+
+@dataclass(frozen=True)
+class Batch:
+    """All that doing the jobs needs."""
+
+    jobs: list[Job]
+    loading: Loading
+    settings: Settings
+    video: Mapping[str, Any]  # the choices for videos
+
+
+class Watch:
+    """Hears where each job stands: at work in a stage, waiting for the next one, over.
+
+    Stages are "check", "read", "enhance", "write" and "video". Called from several threads.
+    """
+
+    def begins(self, job: Job, stage: str) -> None: ...
+
+    def pauses(self, job: Job) -> None: ...
+
+    def over(self, job: Job) -> None: ...
+
+    @contextlib.contextmanager
+    def at(self, stage: str, *jobs: Job) -> Iterator[None]:
+        """While the block runs, the jobs are at work in the stage."""
+        for job in jobs:
+            self.begins(job, stage)
+        yield
+        for job in jobs:  # not when something is raised: then it is over, or all is
+            self.pauses(job)
+
+
+def check_videos(
+    jobs: Sequence[Job],
+    settings: Settings,
+    video: Mapping[str, Any],
+    watch: Watch | None = None,
+) -> footage.Choice | None:
+    """What is to be done with videos, where there are any; their encoders are tried.
+
+    Each by itself, so that ``watch`` knows which one is at fault, then all for their room together.
+    """
+    chosen = [job for job in jobs if job.kind == "video"]
+    if not chosen:
+        return None
+    from . import footage  # loads FFmpeg, which pictures do not need
+
+    choice = footage.Choice(**video)
+    scales = {job.model: settings.scale_of(METHODS[job.model]) for job in chosen}
+    for job in chosen:
+        with (watch or Watch()).at("check", job):
+            footage.check([job], scales, choice, overwrite=settings.overwrite)
+    if len(chosen) > 1:
+        footage.check(chosen, scales, choice, overwrite=settings.overwrite)
+    return choice
+
+
+def run_here(batch: Batch, report: Report, loaded: Callable[[], None]) -> None:
+    """Do a batch in this process. ``loaded`` is called when nothing can be refused any more."""
+    choice = check_videos(batch.jobs, batch.settings, batch.video)
+    enhancers = batch.loading.open((job.model for job in batch.jobs), report)
+    loaded()
+    with report.tracking():
+        run(batch.jobs, enhancers, report, batch.settings, batch.video, choice, Watch())
 
 
 def run(
@@ -78,113 +214,220 @@ def run(
     enhancers: Mapping[str, Enhancer],
     report: Report,
     settings: Settings,
-    video: footage.Choice | None,
+    video: Mapping[str, Any],
+    choice: footage.Choice | None,
+    watch: Watch,
+    *,
+    overlap: bool = True,
 ) -> None:
-    """Do the jobs in order, those of one source together; the report hears of every one."""
-    todo = []
-    for job in jobs:
-        if job.skip:
-            report.skipped(job.name, job.target_name, job.skip)
-        else:
-            todo.append(job)
-    for folder in {job.target.parent for job in todo if job.target is not None}:
-        files.make_folder(folder)
-        files.sweep(folder)
-    with report.tracking():
-        bar = report.task("enhancing", len(todo)) if len(todo) > 1 else None
-        for kind, group in itertools.groupby(todo, key=lambda job: job.kind):
+    """Do the jobs in order, those of one source together; the report hears of every one.
+
+    ``video`` is what ``choice`` was made of. Without ``overlap`` one job is at work at a time.
+    """
+    with Work(enhancers, report, settings, video, watch) as work:
+        for folder in {job.target.parent for job in jobs if job.target is not None}:
+            files.make_folder(folder)
+            files.sweep(folder)
+        for kind, group in itertools.groupby(jobs, key=lambda job: job.kind):
             if kind == "picture":
-                _pictures(list(group), enhancers, report, settings, bar)
+                work.pictures(list(group), overlap)
                 continue
-            from . import footage  # loads FFmpeg, which pictures do not need
-
-            assert video is not None
+            assert choice is not None
             for job in group:
-                enhancer = enhancers[job.model]
-                footage.enhance(
-                    job,
-                    partial(settings.apply, enhancer),
-                    settings.scale_of(enhancer.method),
-                    video,
-                    report,
-                    overwrite=settings.overwrite,
-                )
-                report.advance(bar)
+                if not report.stopping:
+                    work.video(job, choice)
 
 
-def read_picture(path: Path | None) -> Picture:
+def read_picture(
+    path: Path | None, max_pixels: int = MAX_PIXELS, *, allow_truncated: bool = False
+) -> Picture:
     """Decode a picture from a file or standard input; raises MediaError without its name."""
-    return images.read(sys.stdin.buffer.read() if path is None else files.read(path))
+    data = sys.stdin.buffer.read() if path is None else files.read(path)
+    return images.read(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
 
 
-def _pictures(
-    jobs: list[Job],
-    enhancers: Mapping[str, Enhancer],
-    report: Report,
-    settings: Settings,
-    bar: object,
-) -> None:
-    def decoded() -> Iterator[tuple[list[Job], Picture | Exception]]:
+# Jobs of one source, what it held or why it cannot be read, and the seconds that took.
+Decoded = tuple[list[Job], Picture | Exception, float]
+
+
+class Work:
+    """Everything that doing the jobs needs; a context that ends with the journals closed."""
+
+    def __init__(
+        self,
+        enhancers: Mapping[str, Enhancer],
+        report: Report,
+        settings: Settings,
+        video: Mapping[str, Any],
+        watch: Watch,
+    ) -> None:
+        self.enhancers, self.report, self.settings = enhancers, report, settings
+        self.options, self.watch = video, watch
+        self.journals: dict[Path, Journal | None] = {}
+
+    def __enter__(self) -> Work:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for journal in self.journals.values():
+            if journal is not None:
+                with contextlib.suppress(OSError):
+                    journal.close()
+
+    def pictures(self, jobs: list[Job], overlap: bool) -> None:
+        """Reading ahead, the network here, writing behind; or one after the other."""
+        with contextlib.ExitStack() as stack:
+            pictures: Iterator[Decoded] = self._decoded(jobs)
+            submit: Callable[..., None] = _at_once
+            if overlap:
+                submit = stack.enter_context(Behind()).submit
+                pictures = stack.enter_context(contextlib.closing(ahead(pictures)))
+            for group, found, seconds in pictures:
+                for job in group:
+                    if self.report.stopping:
+                        return
+                    self._enhance(job, found, seconds, submit)
+
+    def _decoded(self, jobs: list[Job]) -> Iterator[Decoded]:
+        settings = self.settings
         for source, found in itertools.groupby(jobs, key=lambda job: job.source):
             group = list(found)
-            try:
-                yield group, read_picture(source)
-            except MediaError as error:
-                yield group, error
-
-    with Behind() as writing:
-        for group, found in ahead(decoded()):
-            for job in group:
-                began = time.perf_counter()
-                if isinstance(found, Exception):
-                    report.failed(job.name, str(found))
-                    report.advance(bar)
-                    continue
+            result: Picture | Exception
+            began = time.perf_counter()
+            with self.watch.at("read", *group):
                 try:
-                    enhanced = enhance_picture(found, enhancers[job.model], settings)
-                except LLEnhanceError as error:
-                    report.failed(job.name, str(error))
-                    report.advance(bar)
-                    continue
-                writing.submit(_finish, job, enhanced, began, report, settings, bar)
+                    result = read_picture(
+                        source, settings.max_pixels, allow_truncated=settings.allow_truncated
+                    )
+                except (MediaError, MemoryError) as error:
+                    result = error
+            yield group, result, time.perf_counter() - began
+
+    def _enhance(
+        self, job: Job, found: Picture | Exception, seconds: float, submit: Callable[..., None]
+    ) -> None:
+        began = time.perf_counter()
+        enhancer = self.enhancers[job.model]
+        try:
+            if isinstance(found, Exception):
+                raise found
+            with self.watch.at("enhance", job):
+                enhanced = enhance_picture(found, enhancer, self.settings)
+        except (LLEnhanceError, MemoryError) as error:
+            self._failed(job, error, seconds + time.perf_counter() - began)
+        else:
+            submit(self._write, job, enhanced, seconds + time.perf_counter() - began)
+
+    def _write(self, job: Job, picture: Picture, seconds: float) -> None:
+        """Encode and publish; ``seconds``: what the job has taken so far."""
+        if self.report.stopping:
+            return
+        began = time.perf_counter()
+        settings = self.settings
+        suffix = job.suffix if job.target is None else job.target.suffix
+        wanted = images.format_of_suffix(suffix or "") or written_as(picture.format)
+        digest = self.enhancers[job.model].weights.digest
+        signature = None
+        if settings.signed and not settings.strip:
+            signature = settings.provenance(job.model, digest)
+        self.watch.begins(job, "write")
+        try:
+            data = images.encode(
+                picture,
+                wanted,
+                quality=settings.quality,
+                strip=settings.strip,
+                provenance=signature,
+            )
+            if job.target is None:
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
+            else:
+                with files.publish(
+                    job.target,
+                    overwrite=settings.overwrite or job.replaces,
+                    like=job.source,
+                    times=settings.preserve_times,
+                ) as temporary:
+                    temporary.write_bytes(data)
+        except BrokenPipeError:
+            raise
+        except (LLEnhanceError, MemoryError) as error:
+            self._failed(job, error, seconds + time.perf_counter() - began)
+            return
+        except OSError as error:
+            reason = f"cannot write {job.target_name}: {error.strerror or error}"
+            self._failed(job, MediaError(reason), seconds + time.perf_counter() - began)
+            return
+        self._keep(job, digest)
+        height, width = picture.frames[0].shape[:2]
+        fields: dict[str, Any] = {"model": job.model, "width": width, "height": height}
+        notes = [*picture.notes, *images.losses(picture, wanted)]
+        if picture.truncated:
+            fields["truncated"] = True
+            notes.insert(0, "is damaged; what could be decoded was taken (--allow-truncated)")
+        seconds += time.perf_counter() - began
+        self.report.done(job.name, job.target_name, seconds, warnings=notes, **fields)
+        self.watch.over(job)
+
+    def video(self, job: Job, choice: footage.Choice) -> None:
+        """One video job, from its reading to its journal."""
+        from . import footage
+
+        enhancer, settings = self.enhancers[job.model], self.settings
+        self.watch.begins(job, "video")
+        footage.enhance(
+            job,
+            partial(settings.apply, enhancer),
+            settings.scale_of(enhancer.method),
+            choice,
+            self.report,
+            recipe=settings.recipe(enhancer),
+            overwrite=settings.overwrite or job.replaces,
+        )
+        told = self.report.last
+        if told.get("status") == "failed":
+            told.setdefault("target", job.target_name)
+        elif job.target is not None and told.get("target") == job.target_name:
+            if settings.preserve_times and job.source is not None:
+                with contextlib.suppress(OSError):
+                    files.copy_times(job.source, job.target)
+            self._keep(job, enhancer.weights.digest)
+        self.watch.over(job)
+
+    def _failed(self, job: Job, error: Exception, seconds: float) -> None:
+        reason = str(error)
+        if isinstance(error, MemoryError):
+            reason = "there is not enough memory for it"
+        self.report.failed(job.name, reason, target=job.target_name, seconds=round(seconds, 3))
+        self.watch.over(job)
+
+    def _keep(self, job: Job, digest: str) -> None:
+        """Tell the journal, where the job has one. That it cannot be told is no failure: the
+        target is there, and will be kept as one that the journal does not know."""
+        if job.folder is None or job.source is None or job.target is None or job.given is None:
+            return
+        try:
+            if job.folder not in self.journals:
+                self.journals[job.folder] = None
+                self.journals[job.folder] = Journal(job.folder)
+            journal = self.journals[job.folder]
+            if journal is not None:
+                recipe = self.settings.entry(job, digest, self.options)
+                journal.add(job.source, job.given, job.target, recipe)
+        except OSError as error:
+            self.journals[job.folder] = None
+            reason = error.strerror or str(error)
+            self.report.warn(str(job.folder), f"its journal cannot be written: {reason}")
+
+
+def _at_once(work: Callable[..., None], *arguments: object) -> None:
+    work(*arguments)
 
 
 def enhance_picture(picture: Picture, enhancer: Enhancer, settings: Settings) -> Picture:
     """The same picture with every frame enhanced; what came with it stays."""
     return images.enhanced(picture, lambda frame: settings.apply(enhancer, frame))
-
-
-def _finish(
-    job: Job, picture: Picture, began: float, report: Report, settings: Settings, bar: object
-) -> None:
-    try:
-        wanted = None if job.target is None else images.format_of_suffix(job.target.suffix)
-        wanted = wanted or written_as(picture.format)
-        data = images.encode(
-            picture, wanted, quality=settings.quality, provenance=settings.provenance(job.model)
-        )
-        if job.target is None:
-            sys.stdout.buffer.write(data)
-            sys.stdout.buffer.flush()
-        else:
-            with files.publish(
-                job.target, overwrite=settings.overwrite, like=job.source
-            ) as temporary:
-                temporary.write_bytes(data)
-    except BrokenPipeError:
-        raise
-    except LLEnhanceError as error:
-        report.failed(job.name, str(error))
-    except OSError as error:
-        report.failed(job.name, f"cannot write {job.target_name}: {error.strerror or error}")
-    else:
-        for note in (*picture.notes, *images.losses(picture, wanted)):
-            report.warn(job.name, note)
-        seconds = time.perf_counter() - began
-        height, width = picture.frames[0].shape[:2]
-        report.done(job.name, job.target_name, seconds, model=job.model, width=width, height=height)
-    finally:
-        report.advance(bar)
 
 
 def as_rgb8(picture: Picture) -> NDArray[np.uint8]:

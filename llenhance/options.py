@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 import click
@@ -81,6 +82,126 @@ def control_options(command: F) -> F:
     return command
 
 
+def batch_options(command: F) -> F:
+    """Which inputs are taken and how a batch is kept; gathered into one argument, ``batch``."""
+
+    @functools.wraps(command)
+    def gathered(
+        include: tuple[str, ...],
+        exclude: tuple[str, ...],
+        report_file: str | None,
+        fail_fast: bool,
+        timeout: float | None,
+        preserve_times: bool,
+        **others: Any,
+    ) -> Any:
+        batch = BatchOptions(include, exclude, report_file, fail_fast, timeout, preserve_times)
+        return command(batch=batch, **others)
+
+    for option in reversed(
+        (
+            click.option(
+                "--include",
+                multiple=True,
+                metavar="PATTERN",
+                help="Only files whose name, folder or path fits. Several times.",
+            ),
+            click.option(
+                "--exclude",
+                multiple=True,
+                metavar="PATTERN",
+                help="Not files whose name, folder or path fits. Several times.",
+            ),
+            click.option(
+                "--report",
+                "report_file",
+                metavar="FILE.json",
+                help="Write what became of every input, and the settings.",
+            ),
+            click.option("--fail-fast", is_flag=True, help="Stop at the first failure."),
+            click.option(
+                "--timeout",
+                type=click.FloatRange(0, min_open=True),
+                metavar="SECONDS",
+                help="For one file; it fails, the others go on.",
+            ),
+            click.option(
+                "--preserve-times", is_flag=True, help="Give outputs their input's time of change."
+            ),
+        )
+    ):
+        gathered = option(gathered)
+    return cast(F, gathered)
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What ``batch_options`` gathers."""
+
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    report: str | None
+    fail_fast: bool
+    timeout: float | None
+    preserve_times: bool
+
+
+def picture_options(command: F) -> F:
+    """How pictures are read and written; gathered into one argument, ``picture``."""
+
+    @functools.wraps(command)
+    def gathered(
+        quality: int | None,
+        ext: str | None,
+        max_pixels: int,
+        strip: bool,
+        no_provenance: bool,
+        **others: Any,
+    ) -> Any:
+        picture = PictureOptions(quality, ext, max_pixels, strip, not no_provenance)
+        return command(picture=picture, **others)
+
+    for option in reversed(
+        (
+            click.option(
+                "--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP and AVIF outputs."
+            ),
+            click.option(
+                "--ext",
+                metavar="EXT",
+                help="Write pictures as jpg, png, tif, …, or videos as mp4, mkv, …"
+                " [default: as the input]",
+            ),
+            click.option(
+                "--max-pixels",
+                type=click.IntRange(min=1),
+                default=268_000_000,
+                show_default=True,
+                help="Refuse pictures that claim more.",
+            ),
+            click.option("--strip", is_flag=True, help="Write pictures without metadata."),
+            click.option(
+                "--no-provenance",
+                is_flag=True,
+                help="Do not name the tool and its settings in the metadata of pictures.",
+            ),
+        )
+    ):
+        gathered = option(gathered)
+    return cast(F, gathered)
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """What ``picture_options`` gathers."""
+
+    quality: int | None
+    ext: str | None
+    max_pixels: int
+    strip: bool
+    signed: bool
+
+
 def video_options(command: F) -> F:
     """How videos are read and written; gathered into one argument, ``video``."""
 
@@ -97,6 +218,12 @@ def video_options(command: F) -> F:
         stabilize: float | Literal["auto", "off"],
         on_error: Literal["repeat", "skip", "fail"],
         allow_truncated: bool,
+        verify: bool,
+        restart: bool,
+        preview: bool,
+        frame_rate: str | None,
+        raw: str | None,
+        duration: float | None,
         **others: Any,
     ) -> Any:
         pairs = [option.partition("=") for option in encoder_options]
@@ -114,6 +241,12 @@ def video_options(command: F) -> F:
             "stabilize": stabilize,
             "on_error": on_error,
             "allow_truncated": allow_truncated,
+            "verify": verify,
+            "restart": restart,
+            "preview": preview,
+            "frame_rate": frame_rate,
+            "raw": raw,
+            "duration": duration,
         }
         return command(video=video, **others)
 
@@ -157,6 +290,33 @@ def video_options(command: F) -> F:
             click.option(
                 "--allow-truncated", is_flag=True, help="Take what decodes of a file cut short."
             ),
+            click.option(
+                "--verify/--no-verify",
+                default=True,
+                show_default=True,
+                help="Videos: decode the output before it gets its name.",
+            ),
+            click.option(
+                "--restart",
+                is_flag=True,
+                help="Throw away what an interrupted run left, instead of going on from it.",
+            ),
+            click.option(
+                "--preview",
+                is_flag=True,
+                help="Videos: only a strip of five frames, before and after, as a PNG.",
+            ),
+            click.option(
+                "--frame-rate",
+                metavar="N",
+                help="Of numbered pictures, such as frames_%05d.png. [default: 25]",
+            ),
+            click.option(
+                "--raw",
+                metavar="PIXELS:WxH@RATE",
+                help="Videos: frames without a header on - and -o -, such as rgb24:1280x720@25.",
+            ),
+            click.option("--duration", type=SECONDS, help="Of a camera that is written to a file."),
         )
     ):
         gathered = option(gathered)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 AHEAD = 2  # how many pictures or frames may wait between two stages
 
 
-def ahead(items: Iterable[T], size: int = AHEAD) -> Iterator[T]:
+def ahead(items: Iterable[T], size: int = AHEAD) -> Generator[T, None, None]:
     """The same items, made in a thread of their own, at most ``size`` of them waiting.
 
     What ``items`` raises is raised here. Closing the generator stops the thread.

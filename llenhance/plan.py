@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import fnmatch
+import glob
 import itertools
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from . import journal
 from .errors import MediaError, Refusal
 from .media import files, images
+from .media.video_places import camera_number, find, is_numbered
 
 SNIFFED = 4096  # bytes: a camera's raw file and a TIFF differ only that far in
 STREAM = "-"  # stdin as an input, stdout as an output
+Y4M = b"YUV4MPEG2"  # how such frames on standard input begin
+MAGIC = frozenset("*?[")
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,11 @@ class Job:
     kind: str  # "picture" or "video"
     model: str
     skip: str | None = None  # why it is not to be done
+    folder: Path | None = None  # the output folder whose journal tells of the target
+    given: journal.State | None = None  # what the source was, for that journal
+    replaces: bool = False  # a target that we made ourselves, from what has changed since
+    foreign: bool = False  # skipped, and the target is not known to the journal
+    suffix: str | None = None  # names the format on a standard stream; None for the input's own
 
     @property
     def name(self) -> str:
@@ -31,15 +43,37 @@ class Job:
 
     @property
     def target_name(self) -> str:
+        if self.to_window:
+            return "a window"
         return "standard output" if self.target is None else str(self.target)
+
+    @property
+    def to_window(self) -> bool:
+        """Whether a camera is shown and not written."""
+        return (
+            self.target is None
+            and self.source is not None
+            and camera_number(self.source) is not None
+        )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done, and the inputs that cannot be read at all with the reason."""
+    """What will be done; the inputs that cannot be read at all, and those that a folder holds
+    but that are left out, each with the reason."""
 
     jobs: list[Job]
     failures: list[tuple[str, str]]
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Input:
+    """A path that the command line names: by itself, or through a pattern or a list."""
+
+    path: Path | None  # None is standard input
+    under: Path | None = None  # its place below the part of the pattern that holds no wildcard
+    matched: bool = False  # by a pattern: what is no picture is passed over
 
 
 @dataclass(frozen=True)
@@ -53,6 +87,28 @@ class Source:
     under: Path | None = None
 
 
+@dataclass
+class Found:
+    """What the inputs come to."""
+
+    sources: list[Source] = field(default_factory=list)
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Names:
+    """How targets are named."""
+
+    output: str | None
+    to_folder: bool
+    inputs: int
+    models: int
+    template: str
+    picture: str | None  # the suffix asked for
+    video: str | None
+
+
 def plan(
     inputs: Sequence[str],
     output: str | None,
@@ -61,118 +117,294 @@ def plan(
     recursive: bool = False,
     template: str = "{stem}_{model}{ext}",
     on_exists: str = "error",
+    ext: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    recipe: Callable[[Job], journal.Recipe] | None = None,
+    raw: bool = False,
 ) -> Plan:
     """Decide every target.
 
-    ``inputs``: files, folders, or "-" for standard input. ``output``: a file, a folder (if it
-    exists as one, ends in a slash, or there are several inputs or models), "-" for standard
-    output, or None: beside the input. ``template`` names a file beside its source, and files in
-    ``output`` when there are several models. ``on_exists``: error, skip, overwrite or rename.
+    ``inputs``: files, folders, patterns, "@" with a file that lists paths, or "-" for standard
+    input; a file of exactly that name comes first. ``output``: a file, a folder (if it exists as
+    one, ends in a slash, or there are several inputs or models), "-" for standard output, or None:
+    beside the input. ``template`` names a file beside its source, and files in ``output`` when
+    there are several models. ``on_exists``: error, skip, overwrite or rename. ``ext``: the suffix
+    of outputs, of pictures or of videos. ``include``, ``exclude``: patterns for names and for
+    paths below an input folder. ``recipe`` gives what decides a job's result beside its input: with
+    it, "skip" does those again whose input or recipe is not what the journal tells. ``raw``:
+    standard input is frames without a header.
 
     Raises Refusal when nothing may start: a target that exists (under "error"), that is the
     input, that two inputs would share, or that lies in the input folder.
     """
-    _refuse_output_inside_input(inputs, output)
-    sources, failures = _collect(inputs, recursive)
+    found = Found()
+    several = len(inputs) > 1 or any(_is_special(name) for name in inputs)
+    named = list(_expand(inputs, found))
+    _refuse_output_inside_input(named, output)
+    _collect(named, recursive, include, exclude, found, raw)
+    sources = found.sources
     to_folder = output not in (None, STREAM) and (
-        Path(output).is_dir()
+        os.path.isdir(output)
         or output.endswith(("/", os.sep))
-        or len(inputs) > 1
+        or several
         or len(models) > 1
         or any(source.folder for source in sources)
     )
-    if output == STREAM and (len(inputs) > 1 or len(models) > 1 or len(sources) > 1):
+    if output == STREAM and (len(models) > 1 or len(sources) > 1 or len(inputs) > 1):
         raise Refusal("standard output takes one picture of one method")
-    if to_folder and Path(str(output)).exists() and not Path(str(output)).is_dir():
+    if to_folder and os.path.exists(str(output)) and not os.path.isdir(str(output)):
         raise Refusal(f"{output} is a file; a folder is needed for several outputs")
-    jobs = []
-    for source, model in itertools.product(sources, models):
-        target = _target(source, model, output, to_folder, len(inputs), len(models), template)
-        if source.kind == "video" and (target is None or source.path is None):
-            raise Refusal("a video is read from a file and written to a file, not through a pipe")
-        jobs.append(Job(source.path, target, source.kind, model))
+    if ext is not None and output not in (None, STREAM) and not to_folder:
+        raise Refusal(f"--ext goes with names that this program makes, not with -o {output}")
+    picture, video = _asked(ext)
+    names = Names(output, to_folder, len(named), len(models), template, picture, video)
+    jobs = [_job(source, model, names) for source, model in itertools.product(sources, models)]
     _refuse_clashes(jobs)
-    jobs = [_settle(job, on_exists) for job in jobs]
+    jobs = _settled(jobs, on_exists, recipe)
     if on_exists == "rename":
         _refuse_clashes(jobs)
-    for folder in {job.target.parent for job in jobs if job.target and not job.skip}:
-        files.check_writable(folder)
-    return Plan(jobs, failures)
+    _check_places(jobs)
+    return Plan(jobs, found.failures, found.left_out)
 
 
-def _collect(inputs: Sequence[str], recursive: bool) -> tuple[list[Source], list[tuple[str, str]]]:
-    sources: list[Source] = []
-    failures: list[tuple[str, str]] = []
+# --- inputs ---------------------------------------------------------------------------------------
+
+
+def _is_special(name: str) -> bool:
+    """Whether a word is a list or a pattern, and no file has exactly that name."""
+    return (name.startswith("@") or not MAGIC.isdisjoint(name)) and not os.path.lexists(name)
+
+
+def _expand(inputs: Sequence[str], found: Found) -> Iterator[Input]:
+    """Every path that the inputs name."""
     for name in inputs:
         if name == STREAM:
-            sources.append(Source(None, "picture", None))
-            continue
-        path = Path(name)
-        if path.is_dir():
+            yield Input(None)
+        elif not name:
+            found.failures.append(("''", "no such file"))
+        elif not _is_special(name):
+            yield Input(Path(name))
+        elif name.startswith("@"):
             try:
-                found = [
-                    source
-                    for file in files.walk(path, recursive)
-                    if (source := _recognise(file, path)) is not None
-                ]
+                for path in _listed(name[1:]):
+                    yield Input(Path(path))
             except MediaError as error:
-                failures.append((name, str(error)))
-                continue
-            if not found:
-                failures.append((name, "no pictures or videos in this folder"))
-            sources += found
-        elif path.is_file():
-            source = _recognise(path)
-            if source is None:
-                failures.append((name, "neither a picture nor a video"))
-            else:
-                sources.append(source)
-        elif path.exists():
-            failures.append((name, "not a regular file"))
+                found.failures.append((name, str(error)))
         else:
-            failures.append((name, files.missing(path)))
-    return sources, failures
+            matches = list(_matches(name, found))
+            if not matches:
+                found.failures.append((name, "nothing matches this pattern"))
+            yield from matches
 
 
-def _recognise(path: Path, folder: Path | None = None) -> Source | None:
-    """What a file is, by its bytes; a damaged one by its suffix, so that it is not passed over."""
+def _listed(name: str) -> list[str]:
+    """The paths in a list, one a line or each ended by NUL; "-" is the list on standard input."""
+    data = sys.stdin.buffer.read() if name == STREAM else files.read(Path(name))
+    if b"\0" in data:
+        lines = data.split(b"\0")
+    else:
+        text = data.removeprefix(b"\xef\xbb\xbf")  # as some editors begin a file
+        lines = [line.removesuffix(b"\r") for line in text.split(b"\n")]
+    paths = [os.fsdecode(line) for line in lines if line]
+    if not paths:
+        raise MediaError("an empty list")
+    return paths
+
+
+def _matches(pattern: str, found: Found) -> Iterator[Input]:
+    """What a shell with ``**`` would make of a pattern; links to folders end a ``**``."""
+    parts = Path(pattern).parts
+    fixed = list(itertools.takewhile(MAGIC.isdisjoint, parts))
+    base = Path(*fixed)
+    if "**" not in parts:
+        for name in sorted(glob.glob(pattern), key=os.fsencode):
+            path = Path(name)
+            yield Input(path, None if os.path.isdir(path) else path.relative_to(base), matched=True)
+    elif os.path.isdir(base):
+        wild = parts[len(fixed) :]
+        for path in files.walk(base, True, _trouble(found)):
+            under = path.relative_to(base)
+            if _fits(under.parts, wild):
+                yield Input(path, under, matched=True)
+
+
+def _fits(parts: tuple[str, ...], wild: tuple[str, ...]) -> bool:
+    """Whether a path matches a pattern in which ``**`` stands for any number of folders."""
+    if not wild:
+        return not parts
+    if wild[0] == "**":
+        return any(_fits(parts[skipped:], wild[1:]) for skipped in range(len(parts) + 1))
+    return bool(parts) and fnmatch.fnmatch(parts[0], wild[0]) and _fits(parts[1:], wild[1:])
+
+
+def _trouble(found: Found) -> Callable[[Path, str, bool], None]:
+    """Keeps what :func:`files.walk` tells."""
+
+    def told(path: Path, reason: str, failure: bool) -> None:
+        (found.failures if failure else found.left_out).append((str(path), reason))
+
+    return told
+
+
+def _collect(
+    named: Sequence[Input],
+    recursive: bool,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    found: Found,
+    raw: bool,
+) -> None:
+    """Recognise every file that was named, or that lies in a folder that was."""
+
+    def chosen(under: Path) -> bool:
+        return (not include or _any(under, include)) and not _any(under, exclude)
+
+    for item in named:
+        path = item.path
+        if path is None:
+            kind = "video" if raw or _frames_wait() else "picture"
+            found.sources.append(Source(None, kind, None))
+        elif camera_number(path) is not None or _is_sequence(path):
+            found.sources.append(Source(path, "video", None))
+        elif os.path.isdir(path):
+            before = len(found.sources) + len(found.failures)
+            for file in files.walk(path, recursive, _trouble(found)):
+                if chosen(file.relative_to(path)):
+                    _add(file, found, folder=path, under=file.relative_to(path), matched=True)
+            if before == len(found.sources) + len(found.failures) and not item.matched:
+                chosen_from = " that the patterns leave" if include or exclude else ""
+                reason = f"no pictures or videos in this folder{chosen_from}"
+                found.failures.append((str(path), reason))
+        elif chosen(item.under or Path(path.name)):
+            _add(path, found, under=item.under, matched=item.matched)
+
+
+def _frames_wait() -> bool:
+    """Whether standard input is a video with a header of its own (Y4M)."""
+    start: bytes = getattr(sys.stdin.buffer, "peek", bytes)(len(Y4M))
+    return start.startswith(Y4M)
+
+
+def _is_sequence(path: Path) -> bool:
+    """Whether a name stands for numbered pictures of which there are some."""
+    if images.format_of_suffix(path.suffix) is None or not is_numbered(path):
+        return False
+    try:
+        return bool(find(path))
+    except MediaError:
+        return False
+
+
+def _any(under: Path, patterns: Sequence[str]) -> bool:
+    """Whether a file's name, a folder that it lies in, or its whole path matches a pattern."""
+    words = (*under.parts, under.as_posix())
+    return any(fnmatch.fnmatch(word, pattern) for pattern in patterns for word in words)
+
+
+def _add(
+    path: Path,
+    found: Found,
+    *,
+    folder: Path | None = None,
+    under: Path | None = None,
+    matched: bool,
+) -> None:
+    """Add a file as a source or as a failure; ``matched``: it is passed over if it is neither."""
+    try:
+        source = _recognise(path)
+    except MediaError as error:
+        if not matched or _is_named_like_ours(path):
+            found.failures.append((str(path), str(error)))
+        return
+    if source is not None:
+        found.sources.append(replace(source, folder=folder, under=under))
+    elif not matched:
+        found.failures.append((str(path), "neither a picture nor a video"))
+
+
+def _is_named_like_ours(path: Path) -> bool:
+    return images.format_of_suffix(path.suffix) is not None or files.is_video(path, b"")
+
+
+def _recognise(path: Path) -> Source | None:
+    """What a file is, by its bytes; None for what is not ours.
+
+    Raises MediaError for what cannot be read, and for what only its name says is a picture.
+    """
     start = files.head(path, SNIFFED)
-    under = path.relative_to(folder) if folder else None
-    found = images.sniff(start)
-    if found is None and files.is_video(path, start):
-        return Source(path, "video", None, folder, under)
-    if found is None and images.format_of_suffix(path.suffix) is None:
-        return None
-    return Source(path, "picture", found, folder, under)
+    format_name = images.sniff(start)
+    if format_name is not None:
+        return Source(path, "picture", format_name)
+    if files.is_video(path, start) and start:
+        return Source(path, "video", None)
+    if _is_named_like_ours(path) or not start:
+        if not start:
+            files.check_readable(path)
+            if _is_named_like_ours(path):
+                raise MediaError("is empty")
+            return None
+        raise MediaError("is not a picture of a format that is read")
+    return None
 
 
-def _target(
-    source: Source,
-    model: str,
-    output: str | None,
-    to_folder: bool,
-    inputs: int,
-    models: int,
-    template: str,
-) -> Path | None:
+# --- targets --------------------------------------------------------------------------------------
+
+
+def _asked(ext: str | None) -> tuple[str | None, str | None]:
+    """(suffix of pictures, suffix of videos) that ``--ext`` asks for."""
+    if ext is None:
+        return None, None
+    suffix = "." + ext.lower().removeprefix(".")
+    if suffix in files.CONTAINER_SUFFIXES:
+        return None, suffix
+    named = images.format_of_suffix(suffix)
+    if named is None or images.FORMATS[named].writes:
+        raise Refusal(f"--ext {ext}: neither pictures nor videos are written as {suffix}")
+    return suffix, None
+
+
+def _job(source: Source, model: str, names: Names) -> Job:
+    target, folder = _target(source, model, names)
+    if source.kind == "picture" and target is not None:
+        named = images.format_of_suffix(target.suffix)
+        if named is not None and images.FORMATS[named].writes:
+            raise Refusal(f"{target}: pictures are not written as {target.suffix}")
+    job = Job(source.path, target, source.kind, model, folder=folder, suffix=names.picture)
+    if source.path is None or folder is None:
+        return job
+    try:
+        return replace(job, given=journal.state(source.path))
+    except OSError:  # it has gone since it was recognised, and will fail
+        return job
+
+
+def _target(source: Source, model: str, names: Names) -> tuple[Path | None, Path | None]:
+    """(target, the output folder that has a journal)."""
+    output = names.output
     if output == STREAM or (output is None and source.path is None):
-        return None
-    if output is not None and not to_folder:
-        return Path(output)
+        return None, None
+    if output is not None and not names.to_folder:
+        return Path(output), None
     if source.path is None:
         raise Refusal("standard input has no name: give the output as a file or -")
+    if camera_number(source.path) is not None:  # a window
+        if output is None:
+            return None, None
+        raise Refusal("a camera has no name: give the output as a file")
     name = source.under or Path(source.path.name)
-    suffix = _suffix(source)
-    templated = _fill(template, name.stem, model, suffix)
+    suffix = _suffix(source, names)
+    templated = _fill(names.template, name.stem, model, suffix)
     if output is None:
         if source.folder is None:
-            return source.path.with_name(templated)
+            return source.path.with_name(templated), None
         root = _beside(source.folder, model)
-        return root / name.with_suffix(suffix)
-    root = Path(output)
-    if source.folder is not None and inputs > 1:
-        root /= os.path.basename(os.path.abspath(source.folder))
-    return root / (name.with_name(templated) if models > 1 else name.with_suffix(suffix))
+        return root / name.with_suffix(suffix), root
+    root = place = Path(output)
+    if source.folder is not None and names.inputs > 1:
+        place /= os.path.basename(os.path.abspath(source.folder))
+    inner = name.with_name(templated) if names.models > 1 else name.with_suffix(suffix)
+    return place / inner, root
 
 
 def _beside(folder: Path, model: str) -> Path:
@@ -184,12 +416,16 @@ def _beside(folder: Path, model: str) -> Path:
     return given.with_name(f"{given.name}_{model}")
 
 
-def _suffix(source: Source) -> str:
-    """The source's own suffix where that can be written, else one of the format used instead."""
+def _suffix(source: Source, names: Names) -> str:
+    """The suffix asked for, else the source's own where that can be written, else one that can."""
     assert source.path is not None
     own = source.path.suffix
     if source.kind == "video":
-        return own if own.lower() in files.CONTAINER_SUFFIXES else ".mp4"
+        if names.video is None and is_numbered(source.path):
+            return own
+        return names.video or (own if own.lower() in files.CONTAINER_SUFFIXES else ".mp4")
+    if names.picture is not None:
+        return names.picture
     named = images.format_of_suffix(own)
     if named is not None and not images.FORMATS[named].writes:
         return own
@@ -204,13 +440,16 @@ def written_as(format_name: str) -> str:
 def _fill(template: str, stem: str, model: str, suffix: str) -> str:
     try:
         name = template.format(stem=stem, model=model, ext=suffix)
-    except (KeyError, IndexError, ValueError):
+    except (KeyError, IndexError, ValueError, AttributeError):
         raise Refusal(
             f"name template {template!r}: it may hold {{stem}}, {{model}} and {{ext}}"
         ) from None
     if not name or name in (".", "..") or "/" in name or os.sep in name:
         raise Refusal(f"name template {template!r} gives {name!r}, which is no file name")
     return name
+
+
+# --- refusals -------------------------------------------------------------------------------------
 
 
 def _refuse_clashes(jobs: list[Job]) -> None:
@@ -220,42 +459,101 @@ def _refuse_clashes(jobs: list[Job]) -> None:
             continue
         if job.source is not None and files.same(job.source, job.target):
             raise Refusal(f"{job.name}: input and output are the same file")
-        key = os.path.realpath(job.target)
+        key = _place(job.target)
         other = owners.setdefault(key, job)
         if other is not job:
             raise Refusal(f"{other.name} and {job.name} would both write {job.target}")
-    inputs = {os.path.realpath(job.source) for job in jobs if job.source is not None}
+    inputs = {_place(job.source) for job in jobs if job.source is not None}
     for key, job in owners.items():
         if key in inputs:
             raise Refusal(f"{job.name}: its output {job.target} is another input")
 
 
-def _settle(job: Job, on_exists: str) -> Job:
-    """Apply the policy for a target that exists."""
-    if job.target is None or not os.path.lexists(job.target):
-        return job
-    if job.target.is_dir():
-        raise Refusal(f"{job.name}: its output {job.target} is a folder")
-    if on_exists == "error":
-        raise Refusal(f"{job.target} exists (--on-exists skip, overwrite or rename)")
-    if on_exists == "skip":
-        return replace(job, skip=f"{job.target} exists")
-    if on_exists == "rename":
-        for number in itertools.count(1):
-            free = job.target.with_stem(f"{job.target.stem}-{number}")
-            if not os.path.lexists(free):
-                return replace(job, target=free)
-    return job
+def _place(path: Path) -> str:
+    return os.path.normcase(os.path.realpath(path))
 
 
-def _refuse_output_inside_input(inputs: Sequence[str], output: str | None) -> None:
+def _settled(
+    jobs: list[Job], on_exists: str, recipe: Callable[[Job], journal.Recipe] | None
+) -> list[Job]:
+    """Apply the policy for targets that exist."""
+    journals: dict[Path, dict[str, journal.Entry]] = {}
+    settled = []
+    for job in jobs:
+        if job.target is None or not _is_taken(job):
+            settled.append(job)
+        elif os.path.isdir(job.target):
+            raise Refusal(f"{job.name}: its output {job.target} is a folder")
+        elif on_exists == "error":
+            raise Refusal(f"{job.target} exists (--on-exists skip, overwrite or rename)")
+        elif on_exists == "rename":
+            settled.append(replace(job, target=_free(job.target)))
+        elif on_exists != "skip":
+            settled.append(job)
+        elif job.folder is None or recipe is None:
+            settled.append(replace(job, skip=f"{job.target} exists"))
+        else:
+            if job.folder not in journals:
+                journals[job.folder] = journal.read(job.folder)
+            settled.append(_resumed(job, journals[job.folder], recipe(job)))
+    return settled
+
+
+def _is_taken(job: Job) -> bool:
+    """Whether something has the name of a target, or one of its numbered names."""
+    assert job.target is not None
+    if os.path.lexists(job.target):
+        return True
+    return job.kind == "video" and _is_sequence(job.target)
+
+
+def _resumed(job: Job, entries: dict[str, journal.Entry], recipe: journal.Recipe) -> Job:
+    """A job whose target exists, as the journal of its folder tells."""
+    assert job.source is not None
+    assert job.target is not None
+    assert job.folder is not None
+    entry = entries.get(journal.key(job.folder, job.target))
+    known = "foreign"
+    if job.given is not None:
+        known = journal.judge(entry, job.source, job.given, job.target, recipe)
+    if known == "same":
+        return replace(job, skip="done before")
+    if known == "changed":
+        return replace(job, replaces=True)
+    return replace(job, skip=f"{job.target} exists and is not in the journal", foreign=True)
+
+
+def _free(target: Path) -> Path:
+    """The first of name-1, name-2, ... that no file has."""
+    for number in itertools.count(1):
+        free = target.with_stem(f"{target.stem}-{number}")
+        if not os.path.lexists(free):
+            return free
+    raise AssertionError("there is always a number more")
+
+
+def _check_places(jobs: list[Job]) -> None:
+    """Refuse folders that take no files, and those that a link leads out of the output."""
+    checked = set()
+    for job in jobs:
+        if job.target is None or job.skip or job.target.parent in checked:
+            continue
+        place = job.target.parent
+        checked.add(place)
+        if job.folder is not None and not files.inside(
+            os.path.realpath(place), os.path.realpath(job.folder)
+        ):
+            raise Refusal(f"{place} leads out of the output folder {job.folder}")
+        files.check_writable(place)
+
+
+def _refuse_output_inside_input(named: Sequence[Input], output: str | None) -> None:
     """A folder that is read and written at once would feed on its own output."""
     if output in (None, STREAM):
         return
-    target = Path(os.path.realpath(str(output)))
-    for name in inputs:
-        if name == STREAM or not Path(name).is_dir():
+    target = os.path.realpath(str(output))
+    for item in named:
+        if item.path is None or not os.path.isdir(item.path):
             continue
-        folder = Path(os.path.realpath(name))
-        if target == folder or folder in target.parents:
-            raise Refusal(f"the output {output} lies inside the input folder {name}")
+        if files.inside(target, os.path.realpath(item.path)):
+            raise Refusal(f"the output {output} lies inside the input folder {item.path}")

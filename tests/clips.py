@@ -63,12 +63,13 @@ def clip(
     tags: dict[str, str] | None = None,
     languages: Sequence[str] = ("eng", "deu", "fra"),
     deep: bool = False,
+    container_options: dict[str, str] | None = None,
 ) -> Path:
     """Write a clip. ``times``: the pts of each frame in ``time_base``; ``colour``: primaries,
     transfer, matrix, range; ``audio``: the codec of each track (a sine of another pitch each);
     ``deep``: frames from 16-bit pictures."""
     width, height = size
-    with av.open(str(path), "w", format=container) as out:
+    with av.open(str(path), "w", format=container, container_options=container_options) as out:
         stream = out.add_stream(codec, rate=RATE)
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, pix_fmt

@@ -304,8 +304,11 @@ def heic(image: Array, *, turn: int = 0, ten_bit: bool = False) -> bytes:
     with av.open(out, "w", "mp4") as container:
         stream = container.add_stream("libx265", rate=1)
         stream.width, stream.height, stream.pix_fmt = image.shape[1], image.shape[0], name
-        stream.options = {"x265-params": "log-level=none:crf=4:info=0", "preset": "ultrafast"}
+        # keyint=1: of a lone picture x265 makes, now and then, one that MP4 does not take.
+        parameters = "log-level=none:crf=4:info=0:keyint=1"
+        stream.options = {"x265-params": parameters, "preset": "ultrafast"}
         frame = av.VideoFrame.from_ndarray(image, "rgb24").reformat(format=name)
+        frame.pts = 0
         container.mux([*stream.encode(frame), *stream.encode(None)])
     video = out.getvalue()
     at = video.index(b"hvcC") - 4

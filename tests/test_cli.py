@@ -16,6 +16,8 @@ from PIL import Image
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "LLENHANCE_WEIGHTS"}
 FAST = ("-m", "lightweight", "--device", "cpu")
+TIMEOUT = 300  # seconds
+JOURNAL = ".llenhance-journal.jsonl"
 
 
 def llenhance(*arguments, cwd=None, data=None, **environment):
@@ -26,7 +28,7 @@ def llenhance(*arguments, cwd=None, data=None, **environment):
         capture_output=True,
         env=ENVIRONMENT | environment,
         check=False,
-        timeout=300,
+        timeout=TIMEOUT,
     )
 
 
@@ -71,8 +73,9 @@ def tree(tmp_path):
     return tmp_path / "dir"
 
 
-def everything(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+def everything(folder: Path) -> list[str]:  # but the journal
+    found = (p for p in folder.rglob("*") if p.is_file() and p.name != JOURNAL)
+    return sorted(str(p.relative_to(folder)) for p in found)
 
 
 # --- names ----------------------------------------------------------------------------------------

@@ -112,10 +112,11 @@ def test_walk_passes_over_hidden_and_system_files(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "d.jpg").write_bytes(b"")
     (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "self").symlink_to("self")
     flat = [path.name for path in files.walk(tmp_path, recursive=False)]
     deep = [path.name for path in files.walk(tmp_path, recursive=True)]
-    assert flat == ["a.jpg", "b.jpg"]
-    assert deep == ["a.jpg", "b.jpg", "c.jpg"]
+    assert flat == ["a.jpg", "b.jpg", "self"]
+    assert deep == ["a.jpg", "b.jpg", "self", "c.jpg"]
 
 
 def test_read_refuses_what_is_no_regular_file(tmp_path):

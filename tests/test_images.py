@@ -1099,3 +1099,20 @@ def test_reading_pictures_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("suffix", ["pcx", "sgi", "ico", "dds"])
+def test_rare_formats_are_read_and_written_as_png(suffix):
+    image = pictures.dark_scene(32, 32, 3)
+    file = io.BytesIO()
+    pillow = Image.fromarray(image)
+    pillow.save(file, suffix.upper(), **({"sizes": [(32, 32)]} if suffix == "ico" else {}))
+    picture = images.read(file.getvalue())
+    assert picture.format == "rare"
+    np.testing.assert_array_equal(picture.frames[0][..., :3], image)
+    assert images.FORMATS["rare"].writes == "png"
+    assert images.sniff(images.encode(picture, "png")) == "png"
+    with pytest.raises(MediaError, match="max-pixels"):
+        images.read(file.getvalue(), max_pixels=1000)
+    with pytest.raises(MediaError):
+        images.read(file.getvalue()[:40])

@@ -11,12 +11,14 @@ PACKAGE = Path(llenhance.__file__).parent
 
 LAYERS = {
     "errors": 0, "heldout": 0, "version": 0, "networks": 0, "stabilize": 0, "overlap": 0,
+    "names": 0,
     "pixels": 1, "tiling": 1, "methods": 1, "metrics": 1, "sheets": 1, "report": 1,
     "media": 2, "checkpoints": 2,
-    "engines": 3,
+    "engines": 3, "journal": 3,
     "enhancer": 4, "plan": 4,
+    "ends": 3, "segments": 4, "preview": 4, "progress": 4,
     "jobs": 5, "footage": 5, "export": 5, "options": 5, "doctor": 5,
-    "train": 6, "evaluate": 6, "scores": 6,
+    "train": 6, "evaluate": 6, "scores": 6, "worker": 6,
     "cli": 7,
     "__main__": 8, "__init__": 8,
 }  # fmt: skip

@@ -1,8 +1,7 @@
 """Training: data, losses, recipes, and runs that resume to the bit."""
 
+import dataclasses
 import itertools
-import os
-import signal
 import subprocess
 import sys
 
@@ -10,22 +9,24 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from llenhance import checkpoints
 from llenhance.errors import Refusal
 from llenhance.methods import METHODS
-from llenhance.train import losses
+from llenhance.train import losses, schedules
 from llenhance.train.data import (
     Data,
+    Pair,
     View,
     cut,
+    lose_light,
     matched,
     one_per_scene,
     read_pairs,
     underexpose,
-)  # fmt: skip
-from llenhance.train.loop import Run, Trainer, learning_rate
+)
+from llenhance.train.loop import Run, Trainer
+from llenhance.train.paper import PAPER
 from llenhance.train.recipes import RECIPES, draw_modelled, draw_unpaired, halves
 
 
@@ -34,41 +35,50 @@ def save(path, image):
     path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
 
 
+def made(count=8):
+    """Normal pictures, uint8 RGB of 72 x 96 pixels."""
+    rng = np.random.default_rng(0)
+    return [cv2.resize(rng.integers(0, 256, (9, 12, 3), np.uint8), (96, 72)) for _ in range(count)]
+
+
+def small_data():
+    """Eight pairs of four scenes, one of them for validation, and normal and dark pictures."""
+    pictures = made()
+    pairs = [Pair(str(n), f"pairs/{n // 2}", high // 10, high) for n, high in enumerate(pictures)]
+    normal = [255 - high for high in pictures]
+    return Data(pairs[:6], [1.0] * 6, normal, [high // 20 for high in pictures], pairs[6:])
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Eight pairs of four scenes, one of them for validation, and normal and dark pictures."""
+    """The same as files."""
     root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
     rows = ["stem\tscene\tsplit"]
-    for n in range(8):
-        high = cv2.resize(rng.integers(0, 256, (9, 12, 3), np.uint8), (96, 72))
-        save(root / "pairs" / "high" / f"{n}.png", high)
-        save(root / "pairs" / "low" / f"{n}.png", high // 10)
-        save(root / "normal" / f"{n}.png", 255 - high)
-        save(root / "dark" / f"{n}.png", high // 20)
+    for n, high in enumerate(made()):
+        save(root / "pairs" / "high" / f"{n}.png", high[..., ::-1])
+        save(root / "pairs" / "low" / f"{n}.png", high[..., ::-1] // 10)
+        save(root / "normal" / f"{n}.png", 255 - high[..., ::-1])
+        save(root / "dark" / f"{n}.png", high[..., ::-1] // 20)
         rows.append(f"{n}\t{n // 2}\t{'validation' if n // 2 == 3 else 'train'}")
     (root / "pairs" / "scenes.tsv").write_text("\n".join(rows) + "\n")
     return root
 
 
 @pytest.fixture
-def data(folder):
-    from llenhance.train.data import pictures, read
-
-    training, validation = read_pairs(folder / "pairs")
-    return Data(
-        training,
-        [1.0] * len(training),
-        [read(p) for p in pictures(folder / "normal")],
-        [read(p) for p in pictures(folder / "dark")],
-        validation,
-    )
+def data():
+    return small_data()
 
 
 # --- data -----------------------------------------------------------------------------------------
 
 
-def test_validation_scenes_are_held_out(data):
+def test_validation_scenes_are_held_out(folder, data):
+    training, validation = read_pairs(folder / "pairs")
+    for found, expected in ((training, data.pairs), (validation, data.validation)):
+        for one, other in zip(found, expected, strict=True):
+            assert (one.name, one.scene) == (other.name, other.scene)
+            np.testing.assert_array_equal(one.low, other.low)
+            np.testing.assert_array_equal(one.high, other.high)
     assert [p.name for p in data.validation] == ["6", "7"]
     assert not {p.scene for p in data.pairs} & {p.scene for p in data.validation}
     assert len(one_per_scene(data.validation, 5)) == 1
@@ -113,6 +123,32 @@ def test_made_dark_pictures_look_like_short_exposures():
         np.testing.assert_allclose(low * 255, np.round(low * 255), atol=1e-4)
         ratios.append(low.mean() / high.mean())
     assert 0.02 < min(ratios) < max(ratios) < 0.27
+
+
+def test_without_quarter_turns_pictures_stay_upright_or_upside_down():
+    rows = np.repeat(np.arange(8, dtype=np.uint8)[:, None, None], 12, 1).repeat(3, 2)
+    found = set()
+    for seed in range(40):
+        view = View(8, 12, 1, quarter_turns=False)
+        (crop,) = cut([rows], view, np.random.default_rng(seed))
+        assert (crop.std(1) == 0).all()
+        found.add(float(crop[0, 0, 0]))
+    assert found == {0.0, np.float32(7) / np.float32(255)}
+
+
+def test_light_is_lost_as_in_the_dln_paper():
+    high = np.random.default_rng(1).random((32, 32, 3), np.float32)
+    for seed in range(20):
+        low = lose_light(high, 0.5, np.random.default_rng(seed))
+        np.testing.assert_allclose(low * 255, np.round(low * 255), atol=1e-4)
+        assert low.mean() < 0.6 * high.mean()
+        # beta (alpha I)^gamma of a picture without colour or contrast to lose
+        rng = np.random.default_rng(seed)
+        grey = np.full((2, 2, 3), 0.5, np.float32)
+        made = lose_light(grey, 0.5, np.random.default_rng(seed))
+        rng.uniform(0.7, 1, 2)
+        beta, alpha, gamma = rng.uniform(0.5, 1), rng.uniform(0.9, 1), rng.uniform(1.5, 5)
+        np.testing.assert_allclose(made, beta * (alpha * 0.5) ** gamma, atol=0.502 / 255)
 
 
 def test_unpaired_lists_are_of_different_scenes(data):
@@ -191,7 +227,7 @@ def test_adversarial_losses_pull_the_right_way():
 
 
 def test_schedule_warms_up_and_decays():
-    rates = [learning_rate(1.0, p) for p in np.linspace(0, 1, 101)]
+    rates = [schedules.cosine(p) for p in np.linspace(0, 1, 101)]
     assert rates[0] < 0.05
     assert max(rates) == pytest.approx(1, abs=0.01)
     assert rates[-1] == pytest.approx(0.01)
@@ -201,12 +237,14 @@ def test_schedule_warms_up_and_decays():
 # --- recipes and runs -----------------------------------------------------------------------------
 
 
-def trainer(name, data, out, steps=2, **run):
-    import dataclasses
+def small(recipe, size=64):
+    """The recipe on two crops of ``size`` pixels a step."""
+    views = tuple(dataclasses.replace(v, height=size, width=size, batch=2) for v in recipe.views)
+    return dataclasses.replace(recipe, views=views)
 
-    recipe = RECIPES[name]
-    small = tuple(dataclasses.replace(v, height=64, width=64, batch=2) for v in recipe.views)
-    recipe = dataclasses.replace(recipe, views=small)
+
+def trainer(name, data, out, steps=2, recipe=None, **run):
+    recipe = small(recipe or RECIPES[name])
     return Trainer(METHODS[name], recipe, data, Run(out, steps=steps, precision="fp32", **run))
 
 
@@ -221,7 +259,7 @@ def test_a_run_moves_every_shipped_parameter_and_writes_weights(name, data, tmp_
     assert np.isfinite(rows[-1]["psnr"])
     weights = checkpoints.find(METHODS[name], run.shipped)
     checkpoints.build(METHODS[name], weights)
-    assert (tmp_path / "log.csv").read_text().count("\n") == 2
+    assert (tmp_path / "log.csv").read_text().count("\n") == 4
 
 
 def test_enlightengan_generator_never_sees_a_pair(data):
@@ -253,39 +291,6 @@ def command(folder, out, *more):
         "--pairs", f"{folder / 'pairs'}=2", "--normal", str(folder / "normal"),
         "-o", str(out), "--threads", "1", *more,
     ]  # fmt: skip
-
-
-def test_a_killed_run_resumes_to_the_bit(folder, data, tmp_path):
-    """Killed with SIGKILL after some steps, resumed, it ends at the very same weights."""
-    whole = trainer("lightweight", data, tmp_path / "whole", steps=30)
-    whole.fit(lambda _t, _r: None)
-
-    code = f"""
-import sys; sys.path.insert(0, {str(os.path.dirname(__file__))!r})
-from pathlib import Path
-import test_train as t
-from llenhance.train.data import Data, pictures, read, read_pairs
-folder = Path({str(folder)!r})
-training, validation = read_pairs(folder / "pairs")
-data = Data(training, [1.0] * len(training), [read(p) for p in pictures(folder / "normal")],
-            [read(p) for p in pictures(folder / "dark")], validation)
-run = t.trainer("lightweight", data, Path({str(tmp_path / "cut")!r}), steps=30, save_minutes=0)
-run.fit(lambda _t, row: print(run.step, flush=True))
-"""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if int(line) >= 12:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.stdout.close()
-    process.wait()
-    resumed = trainer("lightweight", data, tmp_path / "cut", steps=30)
-    resumed.resume()
-    assert 10 <= resumed.step < 30
-    resumed.fit(lambda _t, _r: None)
-    a, b = (load_file(run.shipped) for run in (whole, resumed))
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_command_trains_and_its_weights_run(folder, tmp_path):
@@ -353,9 +358,44 @@ def test_residual_never_sees_the_pictures_of_its_synthetic_test(tmp_path, folder
     for n in range(103):
         save(tmp_path / "normal" / f"p{n}.png", np.full((2, 2, 3), n, np.uint8))
     given = ((str(folder / "pairs"),), (str(tmp_path / "normal"),), (), None, 1)
-    assert len(_read(*given, spare=False).normal) == 103
-    kept = {int(image[0, 0, 0]) for image in _read(*given, spare=True).normal}
+    assert len(_read(*given, RECIPES["dln"]).normal) == 103
+    kept = {int(image[0, 0, 0]) for image in _read(*given, RECIPES["residual"]).normal}
     test = {int(path.stem[1:]) for path in synthetic_test(pictures(tmp_path / "normal"))}
     assert len(test) == 100
     assert kept == set(range(103)) - test
-    assert RECIPES["residual"].spares_synthetic_test
+    assert PAPER["residual"].spares_synthetic_test
+
+
+def test_what_is_validated_on(folder):
+    """Held-out scenes, another folder's held-out scenes or all of its pairs, or nothing."""
+    from llenhance.train.command import _read
+
+    pairs = (str(folder / "pairs"),)
+    recipe = RECIPES["dln"]
+    data = _read(pairs, (), (), None, 9, recipe)
+    assert [p.name for p in data.validation] == ["6"]
+    assert [p.name for p in _read(pairs, (), (), pairs[0], 9, recipe).validation] == ["6"]
+    plain = folder / "plain"
+    for side in ("low", "high"):
+        save(plain / side / "a.png", made(1)[0])
+    assert [p.name for p in _read(pairs, (), (), str(plain), 9, recipe).validation] == ["a"]
+    data = _read(pairs, (), (), None, 9, recipe, include_validation=True)
+    assert not data.validation
+    assert [p.name for p in data.pairs] == [str(n) for n in range(8)]
+    assert len(data.shares) == 8
+
+
+def test_a_recipe_names_the_folders_that_it_needs(folder):
+    from llenhance.train.command import _read
+
+    pairs, normal, dark = ((str(folder / name),) for name in ("pairs", "normal", "dark"))
+    for recipe, given, words in (
+        (RECIPES["dln"], ((), normal, dark), "needs --pairs"),
+        (PAPER["dln"], (pairs, (), ()), "needs --normal$"),
+        (PAPER["residual"], ((), normal, ()), r"\(100 are spared"),
+        (RECIPES["enlightengan"], ((), normal, ()), "needs --pairs or --dark and --normal"),
+    ):
+        with pytest.raises(Refusal, match=words):
+            _read(*given, None, 9, recipe)
+    data = _read((), normal, dark, None, 9, RECIPES["enlightengan"])
+    assert draw_unpaired(data, View(32, 32, 1), np.random.default_rng(0))["low"].shape[0] == 1

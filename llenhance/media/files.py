@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from ..errors import MediaError, Refusal
 
 PREFIX, SUFFIX = ".llenhance-", ".tmp"  # of temporary files: hidden, short, recognisable
 SYSTEM = {"thumbs.db", "desktop.ini", "icon\r"}
+FULL = 1 << 16  # bytes: a disk with less room takes nothing that is worth to begin
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -37,34 +39,84 @@ VIDEO_SUFFIXES = frozenset(
 CONTAINER_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".m4v")  # that videos are written to
 
 
-def walk(folder: Path, recursive: bool) -> Iterator[Path]:
+def walk(
+    folder: Path, recursive: bool, trouble: Callable[[Path, str, bool], None] | None = None
+) -> Iterator[Path]:
     """Every file below ``folder`` in a stable order, hidden and system files passed over.
 
-    Links to folders are not followed. Directories that cannot be read raise MediaError.
+    Links to folders are not followed. ``trouble`` is told, with a path, a reason and whether that
+    is a failure, of folders that cannot be read, of links to folders that would be gone into, and
+    of links to files outside of ``folder``, which are then left out. Without it a folder that
+    cannot be read raises MediaError, and links to files are files wherever they lead.
     """
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: os.fsencode(entry.name))
-    except OSError as error:
-        raise MediaError(f"{folder}: {error.strerror}") from None
-    for entry in entries:
+    root = os.path.realpath(folder)
+    stack = [_entries(folder, trouble)]
+    while stack:
+        entry = next(stack[-1], None)
+        if entry is None:
+            stack.pop()
+            continue
         if entry.name.startswith(".") or entry.name.lower() in SYSTEM:
             continue
+        path = Path(entry.path)
         if entry.is_dir(follow_symlinks=False):
             if recursive:
-                yield from walk(Path(entry.path), recursive)
-        elif not entry.is_dir():
-            yield Path(entry.path)
+                stack.append(_entries(path, trouble))
+        elif os.path.isdir(path):  # not entry.is_dir(): that raises for a link to itself
+            if recursive and trouble is not None:
+                trouble(path, "a link to a folder is not followed", False)
+        elif trouble is not None and entry.is_symlink() and _leads_out(path, root):
+            trouble(path, "a link that leads out of the folder is not followed", False)
+        else:
+            yield path
+
+
+def _entries(
+    folder: Path, trouble: Callable[[Path, str, bool], None] | None
+) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return iter(sorted(found, key=lambda entry: os.fsencode(entry.name)))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if trouble is None:
+            raise MediaError(f"{folder}: {reason}") from None
+        trouble(folder, f"cannot be read: {reason}", True)
+        return iter(())
+
+
+def _leads_out(link: Path, root: str) -> bool:
+    """Whether a link leads to something outside of ``root``; one that leads nowhere does not."""
+    return os.path.exists(link) and not inside(os.path.realpath(link), root)
+
+
+def inside(path: str, folder: str) -> bool:
+    """Whether a real path lies below a real folder, or is it."""
+    path, folder = os.path.normcase(path), os.path.normcase(folder)
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
 def read(path: Path) -> bytes:
     """The bytes of a regular file; raises MediaError for anything else (a FIFO would hang)."""
     try:
-        if not path.is_file():
-            reason = "not a regular file" if path.exists() else missing(path)
-            raise MediaError(reason)
+        _refuse_irregular(path)
         return path.read_bytes()
     except OSError as error:
         raise MediaError(error.strerror or str(error)) from None
+
+
+def check_readable(path: Path) -> None:
+    """Raises MediaError, as :func:`read` would, for what cannot be opened and read."""
+    try:
+        _refuse_irregular(path)
+        path.open("rb").close()
+    except OSError as error:
+        raise MediaError(error.strerror or str(error)) from None
+
+
+def _refuse_irregular(path: Path) -> None:
+    if not path.is_file():
+        raise MediaError("not a regular file" if path.exists() else missing(path))
 
 
 def missing(path: Path) -> str:
@@ -87,7 +139,7 @@ def is_video(path: Path, start: bytes) -> bool:
     """Whether a file is to be treated as a video, by its first 64 bytes or else its suffix."""
     return (
         start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide")
-        or start.startswith((b"\x1aE\xdf\xa3", b"FLV\x01", b"\0\0\x01\xba", b"OggS"))
+        or start.startswith((b"\x1aE\xdf\xa3", b"FLV\x01", b"\0\0\x01\xba", b"OggS", b"YUV4MPEG2"))
         or (start.startswith(b"RIFF") and start[8:12] == b"AVI ")
         or path.suffix.lower() in VIDEO_SUFFIXES
     )
@@ -126,18 +178,23 @@ def _alive(pid: int) -> bool:
 
 
 @contextmanager
-def publish(target: Path, *, overwrite: bool, like: Path | None = None) -> Iterator[Path]:
+def publish(
+    target: Path, *, overwrite: bool, like: Path | None = None, times: bool = False
+) -> Iterator[Path]:
     """Give a temporary name beside ``target``; when the block ends well, it becomes ``target``.
 
-    The target appears whole by rename, synced to disk, with the permissions of ``like``. When the
-    block raises, or the target has appeared meanwhile and may not be overwritten, nothing is left
-    behind. Raises MediaError with a reason for what the disk refuses.
+    The target appears whole by rename, synced to disk, with the permissions of ``like`` and, with
+    ``times``, its time of change. When the block raises, or the target has appeared meanwhile and
+    may not be overwritten, nothing is left behind. Raises MediaError with a reason for what the
+    disk refuses.
     """
     temporary = target.parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
     try:
         yield temporary
         if like is not None:
             os.chmod(temporary, like.stat().st_mode & 0o777)
+            if times:
+                copy_times(like, temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         if overwrite:
@@ -150,6 +207,12 @@ def publish(target: Path, *, overwrite: bool, like: Path | None = None) -> Itera
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def copy_times(source: Path, target: Path) -> None:
+    """Give a file the times of access and change of another; raises OSError."""
+    found = source.stat()
+    os.utime(target, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 def _told(error: OSError, target: Path) -> str:
@@ -191,9 +254,16 @@ def make_folder(folder: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raises Refusal when the folder, or the nearest one above it that exists, takes no files."""
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise Refusal(f"{folder} is not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise Refusal(f"cannot write into {folder}: permission denied")
+    try:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
+            reason = "a read-only file system" if read_only else "permission denied"
+            raise Refusal(f"cannot write into {folder}: {reason}")
+        if shutil.disk_usage(folder).free < FULL:
+            raise Refusal(f"cannot write into {folder}: the disk is full")
+    except OSError as error:
+        raise Refusal(f"cannot write into {folder}: {error.strerror or error}") from None

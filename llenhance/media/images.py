@@ -27,6 +27,7 @@ from . import (
     metadata,
     plain,
     png,
+    rare,
     scene,
     tiff,
     webp,
@@ -91,6 +92,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
              ".rw2", ".pef", ".srw", ".raw", ".3fr", ".fff", ".iiq", ".mrw", ".x3f", ".kdc",
              ".dcr", ".mos", ".erf", ".rwl"), (), writes="tiff",
         ),
+        "rare": Format((".psd", ".dds", ".ico", ".sgi", ".pcx"), (), writes="png"),
         "exr": Format((".exr",), ("float32",), grey=True, alpha=True, linear=True),
         "hdr": Format((".hdr", ".pic"), ("float32",), linear=True),
         "pnm": Format((".ppm", ".pgm", ".pbm", ".pnm"), ("uint8", "uint16"), grey=True),
@@ -136,7 +138,7 @@ def sniff(head: bytes) -> str | None:
         return "exr"
     if head[:11] == b"#?RADIANCE\n" or head[:7] == b"#?RGBE\n":
         return "hdr"
-    return None
+    return "rare" if rare.recognised(head) else None
 
 
 READERS = {
@@ -151,6 +153,7 @@ READERS = {
     "avif": avif.read,
     "heif": foreign.read_heif,
     "raw": foreign.read_raw,
+    "rare": rare.read,
     "exr": scene.read_exr,
     "hdr": scene.read_hdr,
 }

@@ -3,47 +3,46 @@
 Importing it loads PyAV; OpenCV follows with the first clip that is read through it.
 """
 
+from .video_camera import CameraReader, Closed, Window, check_display
+from .video_codecs import default_codec, default_suffix, encoders
 from .video_hdr import HdrView
-from .video_input import (
-    CONTAINERS,
-    Frame,
-    StreamInfo,
-    Turn,
-    VideoInfo,
-    VideoReader,
-    clock,
-    constant_rate,
-    probe,
-)
-from .video_output import (
-    Encoding,
-    VideoWriter,
-    default_codec,
-    default_suffix,
-    encoders,
-    join,
-    mastering_display,
-    plan_encoding,
-    verify,
-)
+from .video_info import CONTAINERS, StreamInfo, Turn, VideoInfo, clock, probe
+from .video_input import Frame, VideoReader, constant_rate
+from .video_join import join, verify
+from .video_output import VideoWriter
+from .video_pipe import PipeReader, PipeWriter, check_raw, pipe_format
+from .video_plan import Encoding, mastering_display, plan_encoding
+from .video_sequence import SequenceReader, SequenceWriter, first_number, picture_format
 
 __all__ = [
     "CONTAINERS",
+    "CameraReader",
+    "Closed",
     "Encoding",
     "Frame",
     "HdrView",
+    "PipeReader",
+    "PipeWriter",
+    "SequenceReader",
+    "SequenceWriter",
     "StreamInfo",
     "Turn",
     "VideoInfo",
     "VideoReader",
     "VideoWriter",
+    "Window",
+    "check_display",
+    "check_raw",
     "clock",
     "constant_rate",
     "default_codec",
     "default_suffix",
     "encoders",
+    "first_number",
     "join",
     "mastering_display",
+    "picture_format",
+    "pipe_format",
     "plan_encoding",
     "probe",
     "verify",

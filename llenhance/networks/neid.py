@@ -81,6 +81,16 @@ class Decoder(nn.Module):
         self.pairs = nn.ModuleList(Pair(2 * o, o) for _, o in steps)
         self.tail = nn.Conv2d(base, 12, 3, padding=1)
 
+    def smooth_start(self) -> None:
+        """Let the pixels that one pixel becomes start equal, so that no grid has to be unlearned.
+
+        After Aitken et al., "Checkerboard artifact free sub-pixel convolution", 2017.
+        """
+        for up in self.ups:
+            assert isinstance(up, nn.ConvTranspose2d)
+            up.weight.data[:] = up.weight.data[:, :, :1, :1]
+        self.tail.weight.data[:] = self.tail.weight.data[::4].repeat_interleave(4, 0)
+
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
         for up, pair, skip in zip(self.ups, self.pairs, reversed(skips), strict=True):
             x = pair(torch.cat((up(x), skip), 1))
@@ -122,6 +132,7 @@ class NEID(nn.Module):
         self.fusion = Fusion(base)
         self.decoder = Decoder(base)
         initialise(self)
+        self.decoder.smooth_start()
         # Dark pictures differ by hundredths: without this the first colours take hours to learn.
         next(self.encoder.parameters()).data.mul_(4)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ from ..methods import METHODS
 if TYPE_CHECKING:
     from .data import Data
     from .loop import Trainer
+    from .recipes import Recipe
 
 
 @click.command()
@@ -26,12 +29,59 @@ if TYPE_CHECKING:
 )
 @click.option("--normal", multiple=True, metavar="DIR", help="Well-exposed pictures.")
 @click.option("--dark", multiple=True, metavar="DIR", help="Dark pictures without a reference.")
-@click.option("--validate", metavar="DIR", help="Pairs (low/ and high/) to validate on.")
+@click.option(
+    "--validate",
+    metavar="DIR",
+    help="Pairs (low/ and high/) to validate on; of a scenes.tsv, its validation scenes.",
+)
 @click.option("--validate-pairs", default=22, show_default=True, help="At most so many, by scene.")
+@click.option(
+    "--validate-every",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Minutes of training between validations. [default: 5; with --steps, 20 times a run, at"
+    " steps that no clock decides]",
+)
+@click.option(
+    "--include-validation",
+    is_flag=True,
+    help="Train on the held-out scenes too, and validate on nothing: the last stage of a run"
+    " whose figures are known.",
+)
 @click.option("-o", "--output", required=True, metavar="RUN", help="The folder of this run.")
 @click.option("--steps", type=click.IntRange(min=1), help="Train for so many steps.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Or for so long.")
-@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--recipe",
+    type=click.Choice(["default", "paper"]),
+    default="default",
+    show_default=True,
+    help="Ours, or the losses, data and schedule of the method's own paper.",
+)
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="NAME",
+    help="Leave one idea out, to compare at equal steps. neid: ff, dr, color; enlightengan:"
+    " attention, local, sfp; residual: auxiliary; with --recipe paper also dln: circle, tv;"
+    " lightweight: calibration. Weights without attention are for comparison only: the network"
+    " that ships cannot compute them, and the other commands refuse them. Several times.",
+)
+@click.option(
+    "--vgg16",
+    metavar="FILE",
+    help="torchvision's VGG-16 state dict, for the feature losses of enlightengan and of"
+    " lightweight --recipe paper. [default: fixed gradients at four scales]",
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), help="Pictures a step. [default: the recipe's]"
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Peak learning rate. [default: the recipe's]",
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda[:N]|mps")
 @click.option(
     "--precision",
@@ -50,9 +100,16 @@ def train(
     dark: tuple[str, ...],
     validate: str | None,
     validate_pairs: int,
+    validate_every: float | None,
+    include_validation: bool,
     output: str,
     steps: int | None,
     minutes: float | None,
+    recipe: str,
+    without: tuple[str, ...],
+    vgg16: str | None,
+    batch: int | None,
+    rate: float | None,
     seed: int,
     device: str,
     precision: str,
@@ -60,13 +117,19 @@ def train(
     start: str | None,
     resume: bool,
 ) -> None:
-    """Train METHOD and write RUN/METHOD.safetensors with its graph.
+    """Train METHOD and write RUN/METHOD.safetensors with its graph, log.csv and curve.png.
 
     A run is killed and resumed without loss: the same command with --resume goes on from the last
-    checkpoint.
+    checkpoint. Several processes train one network with
+
+        torchrun --nproc-per-node N -m llenhance train ...
+
+    on CPUs or with --device cuda; each draws its own batches, the first one writes.
     """
     if (steps is None) == (minutes is None):
         raise Refusal("give one of --steps and --minutes")
+    if include_validation and validate is not None:
+        raise Refusal("--include-validation validates on nothing: it does not go with --validate")
     folder = Path(output)
     checkpoint = folder / "checkpoint.pt"
     if resume and not checkpoint.is_file():
@@ -79,28 +142,50 @@ def train(
 
     from .. import checkpoints, export
     from ..engines import available_threads
+    from . import parallel
     from .loop import Run, Trainer
-    from .recipes import RECIPES
+    from .paper import PAPER
+    from .recipes import RECIPES, leave_out
 
-    spare = RECIPES[method].spares_synthetic_test
-    data = _read(pairs, normal, dark, validate, validate_pairs, spare)
+    chosen = leave_out((RECIPES if recipe == "default" else PAPER)[method], without)
+    if vgg16 is not None and not chosen.compares_features:
+        raise Refusal(f"{method} --recipe {recipe} compares no features: --vgg16 is of no use")
+    if batch is not None:
+        chosen = replace(chosen, views=tuple(replace(v, batch=batch) for v in chosen.views))
+    if rate is not None:
+        chosen = replace(chosen, rate=rate)
+    data = _read(pairs, normal, dark, validate, validate_pairs, chosen, include_validation)
 
-    torch.set_num_threads(threads or available_threads())
-    run = Run(
-        folder,
-        seed=seed,
-        steps=steps,
-        minutes=minutes,
-        device=device,
-        precision=precision,
-        start_from=Path(start) if start else None,
-    )
-    trainer = Trainer(row, RECIPES[method], data, run)
-    if resume:
-        trainer.resume()
-    _fit(trainer)
-    weights = checkpoints.find(row, trainer.shipped.absolute())
-    export.export(row, weights)
+    torch.set_num_threads(threads or parallel.share(available_threads()))
+    device = parallel.start(device)
+    try:
+        run = Run(
+            folder,
+            seed=seed,
+            steps=steps,
+            minutes=minutes,
+            device=device,
+            precision=precision,
+            validate_minutes=validate_every,
+            start_from=Path(start) if start else None,
+            vgg16=Path(vgg16) if vgg16 else None,
+        )
+        trainer = Trainer(row, chosen, data, run)
+        if resume:
+            trainer.resume()
+        first = parallel.rank() == 0
+        if first:
+            _announce(trainer)
+        _fit(trainer, quiet=not first)
+    finally:
+        parallel.stop()
+    if not first:
+        return
+    if trainer.comparison_only:
+        left = ", ".join(sorted(chosen.off))
+        click.echo(f"without {left}: for comparison only, no graph is exported", err=True)
+    else:
+        export.export(row, checkpoints.find(row, trainer.shipped.absolute()))
     figure = f", validation {trainer.best:.2f} dB" if data.validation else ""
     click.echo(f"{trainer.shipped}: {trainer.step} steps{figure}", err=True)
 
@@ -111,11 +196,12 @@ def _read(
     dark: tuple[str, ...],
     validate: str | None,
     validate_pairs: int,
-    spare: bool,
+    recipe: Recipe,
+    include_validation: bool = False,
 ) -> Data:
-    """Every picture that was named; raises Refusal when there are no pairs.
+    """Every picture that was named; raises Refusal when the recipe needs others.
 
-    ``spare``: leave out of ``normal`` the pictures of the residual method's synthetic test.
+    What the residual method's synthetic test uses is left out where the recipe spares it.
     """
     from ..heldout import synthetic_test
     from .data import Data, one_per_scene, pictures, read, read_pairs
@@ -130,35 +216,54 @@ def _read(
         if share <= 0:
             raise Refusal(f"--pairs {given}: a weight is above 0")
         training, held_out = read_pairs(Path(name))
+        if include_validation:
+            training, held_out = training + held_out, []
         data.pairs += training
         data.shares += [share] * len(training)
         data.validation += held_out
     if validate is not None:
-        data.validation = read_pairs(Path(validate))[0]
+        unmarked, held_out = read_pairs(Path(validate))
+        data.validation = held_out or unmarked
     data.validation = one_per_scene(data.validation, validate_pairs)
     for folder in normal:
         paths = pictures(Path(folder))
-        spared = set(synthetic_test(paths)) if spare else set()
+        spared = set(synthetic_test(paths)) if recipe.spares_synthetic_test else set()
         data.normal += [read(path) for path in paths if path not in spared]
     data.dark = [read(path) for folder in dark for path in pictures(Path(folder))]
-    if not data.pairs:
-        raise Refusal("no pairs to train on: give --pairs")
+    if not any(all(getattr(data, kind) for kind in kinds) for kinds in recipe.needs):
+        wanted = " or ".join(" and ".join(f"--{kind}" for kind in kinds) for kinds in recipe.needs)
+        note = " (100 are spared for its synthetic test)" if recipe.spares_synthetic_test else ""
+        raise Refusal(f"no pictures to train on: {recipe.method} needs {wanted}{note}")
     return data
 
 
-def _fit(trainer: Trainer) -> None:
+def _announce(trainer: Trainer) -> None:
+    """What is not as one might think, a line each."""
+    if trainer.recipe.compares_features and "sfp" not in trainer.recipe.off:
+        used = (
+            "VGG-16" if trainer.run.vgg16 else "fixed gradients in place of VGG-16 (--vgg16 FILE)"
+        )
+        click.echo(f"feature losses: {used}", err=True)
+    if not trainer.data.validation:
+        click.echo("nothing to validate on: the last weights are kept", err=True)
+    if importlib.util.find_spec("matplotlib") is None:
+        click.echo("no curve.png without matplotlib: pip install 'llenhance[train]'", err=True)
+
+
+def _fit(trainer: Trainer, quiet: bool) -> None:
     """Train with a bar on stderr that shows the loss and the last validation."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=quiet)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, disable=hidden) as progress:
         bar = progress.add_task(trainer.method.name, total=1.0)
 
         def tell(_trainer: Trainer, row: dict[str, Any]) -> None:

@@ -35,7 +35,8 @@ class View:
 
     ``reduce``: each crop is that many times larger in the picture and then reduced by area, so a
     reduce of 2 or 3 shows the network nearly whole pictures at little cost. ``share``: how often
-    this view is drawn, relative to the others.
+    this view is drawn, relative to the others. Without ``quarter_turns`` pictures are mirrored and
+    turned upside down only.
     """
 
     height: int
@@ -43,6 +44,7 @@ class View:
     batch: int
     reduce: float = 1.0
     share: float = 1.0
+    quarter_turns: bool = True
 
 
 @dataclass
@@ -124,8 +126,10 @@ def _region(shape: tuple[int, ...], view: View, rng: np.random.Generator) -> tup
 
 
 def cut(images: list[Picture], view: View, rng: np.random.Generator) -> list[NDArray[np.float32]]:
-    """The same random crop, flip and quarter turn of aligned pictures: float32 [0, 1]."""
+    """The same random crop, flip and turn of aligned pictures: float32 (H, W, 3) in [0, 1]."""
     turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+    if not view.quarter_turns:
+        turns -= turns % 2
     turned = [np.rot90(image, turns) for image in images]
     region = _region(turned[0].shape, view, rng)
     crops = []
@@ -159,3 +163,21 @@ def underexpose(high: NDArray[np.float32], rng: np.random.Generator) -> NDArray[
     deviation = np.sqrt(shot * gain * low + floor**2)
     noise = rng.standard_normal(low.shape, np.float32)
     return np.round(np.clip(low + deviation * noise, 0, 1) * 255).astype(np.float32) / 255
+
+
+def lose_light(
+    high: NDArray[np.float32], mean: float, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """A made dark picture as the DLN paper makes it, from a normal one (H, W, 3).
+
+    Colour saturation and then contrast scaled by U(0.7, 1), the latter about the ``mean`` luma of
+    the whole picture; beta * (alpha * I)^gamma with beta ~ U(0.5, 1), alpha ~ U(0.9, 1) and
+    gamma ~ U(1.5, 5); 8 bits; no noise.
+    """
+    grey = (high @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    # Luma, and so its mean, is the same before and after the loss of saturation.
+    faded = grey + np.float32(rng.uniform(0.7, 1)) * (high - grey)
+    faded = np.float32(mean) + np.float32(rng.uniform(0.7, 1)) * (faded - np.float32(mean))
+    beta, alpha, gamma = rng.uniform(0.5, 1), rng.uniform(0.9, 1), rng.uniform(1.5, 5)
+    dark = beta * (alpha * np.clip(faded, 0, 1)) ** gamma
+    return np.round(np.clip(dark, 0, 1) * 255).astype(np.float32) / 255

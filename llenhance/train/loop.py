@@ -2,16 +2,17 @@
 
 A run lives in one folder: ``checkpoint.pt`` (everything needed to go on),
 ``METHOD.safetensors`` (the average weights that validated best, or the last ones where there is
-nothing to validate on) and ``log.csv``.
+nothing to validate on), ``log.csv`` and its picture ``curve.png``.
 """
 
+import copy
 import csv
 import math
 import os
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import checkpoints
-from ..errors import Refusal
+from ..errors import DeviceError, Refusal
 from ..methods import Method
+from . import curve, parallel
 from .data import Data, Pair
+from .losses import VGG16, GradientBank
 from .recipes import Losses, Recipe
+
+CHECKS = 20  # validations of a run with steps
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the user decides about a run. One of ``steps`` and ``minutes`` ends it."""
+    """What the user decides about a run. One of ``steps`` and ``minutes`` ends it.
+
+    ``validate_minutes``: minutes of training between validations. Without it, 5 in a run with
+    ``minutes``. A run with ``steps`` then validates at fixed steps instead: a clock would choose
+    other steps, and perhaps other weights to ship, each time it is run.
+    """
 
     folder: Path
     seed: int = 0
@@ -37,9 +47,10 @@ class Run:
     minutes: float | None = None
     device: str = "cpu"
     precision: str = "auto"
-    validate_minutes: float = 5.0
+    validate_minutes: float | None = None
     save_minutes: float = 3.0
     start_from: Path | None = None
+    vgg16: Path | None = None
 
 
 def native_bf16(device: str) -> bool:
@@ -50,14 +61,6 @@ def native_bf16(device: str) -> bool:
         cpu: Any = torch.cpu  # these two have no public name
         return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
     return False
-
-
-def learning_rate(peak: float, progress: float) -> float:
-    """Linear warm-up over the first 2 %, then a cosine to a hundredth of the peak."""
-    if progress < 0.02:
-        return peak * max(progress / 0.02, 0.01)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - 0.02) / 0.98)))
-    return peak * (0.01 + 0.99 * cosine)
 
 
 @torch.no_grad()
@@ -96,13 +99,19 @@ class Trainer:
 
     def __init__(self, method: Method, recipe: Recipe, data: Data, run: Run) -> None:
         self.method, self.recipe, self.data, self.run = method, recipe, data, run
+        try:
+            torch.empty(0, device=run.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise DeviceError(f"device {run.device}: {str(error).splitlines()[0]}") from None
         torch.manual_seed(run.seed)
-        self.modules = {k: m.to(run.device) for k, m in recipe.build().items()}
+        self.modules = {k: m.to(run.device) for k, m in recipe.build(recipe.off).items()}
         if run.start_from is not None:
             weights = checkpoints.find(method, run.start_from)
             self.modules["network"].load_state_dict(checkpoints.build(method, weights).state_dict())
-        self.average = recipe.build()["network"].to(run.device)
-        self.average.load_state_dict(self.modules["network"].state_dict())
+        self.average = copy.deepcopy(self.modules["network"])
+        # What the losses look through: no part of the run, hence not in its checkpoints.
+        bank = GradientBank() if run.vgg16 is None else VGG16(run.vgg16)
+        self.fixed = {"features": bank.to(run.device)}
         wide = run.precision == "fp32" or recipe.full_precision
         self.bf16 = not wide and (run.precision == "bf16" or native_bf16(run.device))
         if self.bf16:
@@ -111,14 +120,18 @@ class Trainer:
         self.optimizers = [self._optimizer(phase.trains) for phase in recipe.phases]
         self.step, self.elapsed, self.best = 0, 0.0, -math.inf
         self.rows: list[dict[str, float]] = []
+        self.sums: dict[str, float] = {}  # of the loss terms, since the last row
+        self.count = 0
 
-    def _optimizer(self, names: tuple[str, ...]) -> torch.optim.AdamW:
-        parameters = [p for name in names for p in self.modules[name].parameters()]
+    def _optimizer(self, names: tuple[str, ...]) -> torch.optim.Optimizer:
+        parts = [self.modules[name] for name in names if name in self.modules]
+        parameters = [p for part in parts for p in part.parameters()]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.recipe.decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=self.recipe.rate, betas=self.recipe.betas)
+        make: Any = self.recipe.optimizer
+        return make(groups, lr=self.recipe.rate, betas=self.recipe.betas)
 
     def autocast(self) -> Any:
         if not self.bf16:
@@ -132,18 +145,37 @@ class Trainer:
         by_time = self.elapsed / (60 * self.run.minutes) if self.run.minutes else 0.0
         return max(by_steps, by_time)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree in with the run that goes on from it."""
+        bank = checkpoints.checksum(self.run.vgg16) if self.run.vgg16 else "gradients"
+        return {
+            "recipe": self.recipe.method,
+            "kind": self.recipe.name,
+            "without": sorted(self.recipe.off),
+            "features": bank,
+            "seed": self.run.seed,
+        }
+
+    def draw(self) -> dict[str, Tensor]:
+        """This step's batch, from (seed, step) alone; on several processes, each its own."""
+        seeds = (self.run.seed, self.step)
+        rng = np.random.default_rng(seeds)
+        shares = np.array([view.share for view in self.recipe.views])
+        view = self.recipe.views[rng.choice(len(shares), p=shares / shares.sum())]
+        if rank := parallel.rank():  # the same view, so that none waits for the others
+            rng = np.random.default_rng((*seeds, rank))
+        last = self.progress >= 2 / 3 and self.data.pairs
+        draw = self.recipe.finish if self.recipe.finish and last else self.recipe.draw
+        return {k: v.to(self.run.device) for k, v in draw(self.data, view, rng).items()}
+
     def one_step(self) -> dict[str, float]:
         """Draw a batch, run every phase, update the average; returns the loss terms."""
-        rng = np.random.default_rng((self.run.seed, self.step))
         torch.manual_seed(self.run.seed * 1_000_003 + self.step)
-        views = self.recipe.views
-        shares = np.array([view.share for view in views])
-        view = views[rng.choice(len(views), p=shares / shares.sum())]
-        batch = {
-            k: v.to(self.run.device) for k, v in self.recipe.draw(self.data, view, rng).items()
-        }
-        rate = learning_rate(self.recipe.rate, self.progress)
+        batch = self.draw()
+        rate = self.recipe.rate * self.recipe.schedule(self.progress)
         terms: Losses = {}
+        skipped = False
         for module in self.modules.values():
             module.train()
         for phase, optimizer in zip(self.recipe.phases, self.optimizers, strict=True):
@@ -153,29 +185,46 @@ class Trainer:
                 module.requires_grad_(name in phase.trains)
             optimizer.zero_grad(set_to_none=True)
             with self.autocast():
-                found = phase.losses(self.modules, batch)
+                found = phase.losses(self.modules | self.fixed, batch, self.recipe.off)
             total: Tensor = torch.stack(list(found.values())).sum()
             total.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(
-                [p for group in optimizer.param_groups for p in group["params"]], self.recipe.clip
-            )
+            moved = [p for group in optimizer.param_groups for p in group["params"]]
+            parallel.average(p.grad for p in moved if p.grad is not None)
+            norm = nn.utils.clip_grad_norm_(moved, self.recipe.clip)
             if torch.isfinite(norm):
                 optimizer.step()
+            else:
+                skipped = True
             terms |= found
+        parallel.average(b for m in self.modules.values() for b in m.buffers() if b.dim())
         self.step += 1
-        decay = min(self.recipe.average, self.step / (self.step + 10))
-        average_into(self.average, self.modules["network"], decay)
-        return {name: float(value.detach()) for name, value in terms.items()} | {"rate": rate}
+        if skipped:
+            self.heal()
+        else:
+            decay = min(self.recipe.average, self.step / (self.step + 10))
+            average_into(self.average, self.modules["network"], decay)
+        figures = {name: float(value.detach()) for name, value in terms.items()}
+        return figures | {"rate": rate, "skipped": float(skipped)}
+
+    def heal(self) -> None:
+        """After a step that was no number: running statistics would keep it for ever."""
+        network = self.modules["network"]
+        for mine, good in zip(network.buffers(), self.average.buffers(), strict=True):
+            if not torch.isfinite(mine).all():
+                mine.copy_(good)
 
     def save(self) -> None:
         """Write the checkpoint whole or not at all."""
+        if parallel.rank():
+            return
         state = {
-            "recipe": self.recipe.method,
-            "seed": self.run.seed,
+            **self.identity,
             "step": self.step,
             "elapsed": self.elapsed,
             "best": self.best,
             "rows": self.rows,
+            "sums": self.sums,
+            "count": self.count,
             "modules": {k: m.state_dict() for k, m in self.modules.items()},
             "average": self.average.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
@@ -188,8 +237,15 @@ class Trainer:
         """Go on from the folder's checkpoint; raises Refusal when it is of another run."""
         path = self.run.folder / "checkpoint.pt"
         state = torch.load(path, map_location=self.run.device, weights_only=True)
-        if (state["recipe"], state["seed"]) != (self.recipe.method, self.run.seed):
-            raise Refusal(f"{path} is a run of {state['recipe']} with seed {state['seed']}")
+        # The first runs did not note everything.
+        state = {"kind": "default", "without": [], "features": "gradients"} | state
+        differing = [
+            f"{name} {state[name] or 'nothing'}"
+            for name, value in self.identity.items()
+            if state[name] != value
+        ]
+        if differing:
+            raise Refusal(f"{path} is of another run: {', '.join(differing)}")
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
         self.average.load_state_dict(state["average"])
@@ -197,10 +253,11 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.best, self.rows = state["best"], state["rows"]
+        self.sums, self.count = state.get("sums", {}), state.get("count", 0)
 
     def check(self) -> float | None:
         """Validate the average weights, keep them if they are the best so far, write the log."""
-        if not self.data.validation:
+        if not self.data.validation or parallel.rank():
             return None
         figure = validate(
             self.average,
@@ -220,12 +277,28 @@ class Trainer:
         return self.run.folder / f"{self.method.name}.safetensors"
 
     def export(self) -> None:
-        """Write the average weights, as the other commands read them."""
-        checkpoints.save(
-            self.shipped, self.method, self.average.state_dict(), {}, half=self.method.stored_half
-        )
+        """Write the average weights, as the other commands read them.
+
+        Weights that are for comparison only name no method, and so the others refuse them.
+        """
+        if parallel.rank():
+            return
+        owner = self.method
+        if self.comparison_only:
+            owner = replace(
+                owner, name=f"{owner.name} without {', '.join(sorted(self.recipe.off))}"
+            )
+        state = self.average.state_dict()
+        checkpoints.save(self.shipped, owner, state, {}, half=self.method.stored_half)
+
+    @property
+    def comparison_only(self) -> bool:
+        """Whether the network that ships cannot compute what this run trains."""
+        return bool(self.recipe.off & self.recipe.comparison_only)
 
     def log(self) -> None:
+        if parallel.rank():
+            return
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         temporary = self.run.folder / ".log.tmp"
         with temporary.open("w", newline="") as file:
@@ -233,27 +306,27 @@ class Trainer:
             writer.writeheader()
             writer.writerows(self.rows)
         os.replace(temporary, self.run.folder / "log.csv")
+        curve.draw(self.rows, self.run.folder / "curve.png")
 
     def fit(self, tell: Callable[["Trainer", dict[str, float]], None]) -> None:
         """Train to the end; ``tell(trainer, row)`` hears of every step and validation."""
         self.run.folder.mkdir(parents=True, exist_ok=True)
         last_check = last_save = self.elapsed
-        sums: dict[str, float] = {}
-        count = 0
         while self.progress < 1:
             began = time.perf_counter()
             terms = self.one_step()
-            self.elapsed += time.perf_counter() - began
-            count += 1
+            elapsed = self.elapsed + time.perf_counter() - began
+            self.elapsed = parallel.agreed(elapsed, self.run.device)
+            self.count += 1
             for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value
+                self.sums[name] = self.sums.get(name, 0.0) + value
             tell(self, {"step": self.step})
             done = self.progress >= 1
-            if done or self.elapsed - last_check >= 60 * self.run.validate_minutes:
+            if done or self._is_time_to_check(last_check):
                 last_check = self.elapsed
                 row = {"step": self.step, "minutes": round(self.elapsed / 60, 2)}
-                row |= {name: round(value / count, 6) for name, value in sums.items()}
-                sums, count = {}, 0
+                row |= {name: round(value / self.count, 6) for name, value in self.sums.items()}
+                self.sums, self.count = {}, 0
                 figure = self.check()
                 if figure is not None:
                     row["psnr"] = round(figure, 3)
@@ -265,3 +338,9 @@ class Trainer:
                 self.save()
         if not self.data.validation:
             self.export()
+
+    def _is_time_to_check(self, last: float) -> bool:
+        minutes = self.run.validate_minutes
+        if minutes is None and self.run.steps is not None:
+            return self.step % math.ceil(self.run.steps / CHECKS) == 0
+        return self.elapsed - last >= 60 * (5.0 if minutes is None else minutes)

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..errors import WeightsError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -154,6 +157,53 @@ class GradientBank(nn.Module):
             gradient = F.conv2d(luma, kernel)
             maps.append(F.instance_norm(gradient, eps=1e-8))
         return maps
+
+
+# Outputs of VGG-16's convolutions up to conv5_1; 0 stands for a pool.
+VGG16_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512)
+
+
+class VGG16(nn.Module):
+    """relu5_1 of VGG-16, instance-normalised: (N, 3, H, W) RGB in [0, 1] -> (N, 512, H/8, W/8).
+
+    As EnlightenGAN's authors take it: BGR in 0 to 255 without subtraction of a mean, and the pool
+    before conv5 left out, so that three of them are left. ``file`` is the state dict that
+    torchvision's ``vgg16`` has; the network is built of plain layers, at torchvision's indices.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        last_pool = len(VGG16_WIDTHS) - 2
+        inputs = 3
+        for number, width in enumerate(VGG16_WIDTHS):
+            if width:
+                layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU()]
+                inputs = width
+            else:
+                layers.append(nn.Identity() if number == last_pool else nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.load_state_dict(self._read(file))
+        self.requires_grad_(False)
+
+    def _read(self, file: Path) -> dict[str, Tensor]:
+        """The tensors that this network has; raises WeightsError when the file is not that."""
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except OSError as error:
+            raise WeightsError(f"{file}: {error.strerror or error}") from None
+        except Exception:  # the unpickler raises many kinds; each means that this is no state dict
+            raise WeightsError(f"{file}: not a state dict that is safe to read") from None
+        for name, value in self.state_dict().items():
+            found = state.get(name) if isinstance(state, dict) else None
+            if not isinstance(found, Tensor) or found.shape != value.shape:
+                raise WeightsError(
+                    f"{file}: not torchvision's VGG-16: {name} is missing or differs"
+                )
+        return {name: state[name].float() for name in self.state_dict()}
+
+    def forward(self, rgb: Tensor) -> list[Tensor]:
+        return [F.instance_norm(self.features(255 * rgb.flip(1)).float())]
 
 
 def feature_distance(features: nn.Module, a: Tensor, b: Tensor) -> Tensor:

@@ -2,11 +2,16 @@
 
 A recipe is a row: the modules, the views of the pictures, and one or two phases. A phase updates
 some of the modules by the sum of the losses that its function returns. Modules and batches are
-plain dictionaries; "network" is the module that ships.
+plain dictionaries; "network" is the module that ships, "features" the fixed features that the
+recipe may compare. The papers' own recipes are in ``paper.py``.
+
+Each recipe names the ideas that can be left out of it, for ablations at equal steps. What is built
+and what is compared is told which of them are ``off``; the network that ships computes the same
+without any of them, except where ``comparison_only`` says so.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,26 +19,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import Refusal
 from ..networks.dln import DLN
 from ..networks.enlightengan import Discriminator, EnlightenGAN
-from ..networks.lightweight import Auxiliary, Lightweight
+from ..networks.lightweight import Lightweight
 from ..networks.neid import NEID, Decoder, halve
 from ..networks.residual import Residual, darken
-from . import losses
+from . import losses, schedules
 from .data import Data, Picture, View, cut, stack, underexpose
 
 Modules = dict[str, Any]  # nn.Module, whose own methods the type checker cannot know
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
 Draw = Callable[[Data, View, np.random.Generator], Batch]
+Off = frozenset[str]  # the names of the ideas that are left out
+NONE: Off = frozenset()
 
 
 @dataclass(frozen=True)
 class Phase:
-    """``losses(modules, batch)`` is summed and minimised over the modules named in ``trains``."""
+    """``losses(modules, batch, off)`` is summed and minimised over the modules in ``trains``."""
 
     trains: tuple[str, ...]
-    losses: Callable[[Modules, Batch], Losses]
+    losses: Callable[[Modules, Batch, Off], Losses]
 
 
 @dataclass(frozen=True)
@@ -42,23 +50,42 @@ class Recipe:
 
     method: str
     summary: str
-    build: Callable[[], Modules]
+    build: Callable[[Off], Modules]
     draw: Draw
     phases: tuple[Phase, ...]
     views: tuple[View, ...]
-    rate: float  # Adam's peak learning rate; cosine to a hundredth of it
+    rate: float  # peak learning rate
+    name: str = "default"
+    schedule: Callable[[float], float] = schedules.cosine  # progress -> share of the peak rate
+    optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW  # AdamW decouples the decay
     betas: tuple[float, float] = (0.9, 0.99)
-    decay: float = 0.0  # decoupled weight decay on kernels
+    decay: float = 0.0  # weight decay on kernels
     average: float = 0.998  # decay of the exponential moving average that is validated and shipped
     clip: float = 1.0  # gradient norm
+    finish: Draw | None = None  # drawn instead in the last third of the run, where pairs are given
+    needs: tuple[tuple[str, ...], ...] = (("pairs",),)  # one of these sets of folders, at least
     full_precision: bool = False  # never bf16
+    compares_features: bool = False  # takes --vgg16
     spares_synthetic_test: bool = False  # its pictures are left out of --normal
+    ideas: tuple[str, ...] = ()  # what --without may name
+    off: Off = NONE  # what it did name
+    comparison_only: Off = NONE  # without these the network computes what no shipped one does
+
+
+def leave_out(recipe: Recipe, names: Iterable[str]) -> Recipe:
+    """The recipe without these ideas; raises Refusal for a name that it does not have."""
+    off = frozenset(names)
+    for name in sorted(off - set(recipe.ideas)):
+        known = ", ".join(recipe.ideas) or "nothing that can be left out"
+        raise Refusal(f"no {name!r} in {recipe.method} --recipe {recipe.name}: it has {known}")
+    return replace(recipe, off=off)
 
 
 # --- what is drawn --------------------------------------------------------------------------------
 
 
-def _tensor(crops: list[np.ndarray]) -> Tensor:
+def to_tensor(crops: list[np.ndarray]) -> Tensor:
+    """Crops (H, W, 3) -> (N, 3, H, W)."""
     return torch.from_numpy(stack(crops))
 
 
@@ -76,6 +103,7 @@ def draw_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
             (high,) = cut([data.normal[rng.integers(len(data.normal))]], view, rng)
             if kind < 1 / 16:
                 low = high * np.float32(rng.uniform(0.67, 1))
+                low = np.round(low * 255).astype(np.float32) / np.float32(255)
             else:
                 low = underexpose(high, rng)
         else:
@@ -83,42 +111,57 @@ def draw_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
             low, high = cut([pair.low, pair.high], view, rng)
         lows.append(low)
         highs.append(high)
-    return {"low": _tensor(lows), "high": _tensor(highs)}
+    return {"low": to_tensor(lows), "high": to_tensor(highs)}
+
+
+def _modelled(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float, np.ndarray]:
+    """(low, alpha, I_D) by the residual paper's model, from a normal picture (H, W, 3).
+
+    I' = I - alpha I_D with I_D = (1 - I^gamma) I; alpha ~ U(0.5, 2),
+    gamma ~ exp(U(log 0.5, log 2)), noise sigma ~ U(0, 0.03), 8 bits.
+    """
+    alpha = rng.uniform(0.5, 2)
+    gamma = float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
+    image = torch.from_numpy(high)
+    dark = darken(image, alpha, gamma).numpy()
+    noise = rng.uniform(0, 0.03) * rng.standard_normal(dark.shape, np.float32)
+    low = np.round(np.clip(dark + noise, 0, 1) * 255).astype(np.float32) / 255
+    return low, alpha, ((1 - image**gamma) * image).numpy()
 
 
 def draw_modelled(data: Data, view: View, rng: np.random.Generator) -> Batch:
-    """Half real pairs at alpha 1, half made by the residual paper's model with their alpha.
+    """Half real pairs at alpha 1, half made by the residual paper's model with their alpha."""
+    return _draw_modelled(data, view, rng, real=0.5)
 
-    The made half: alpha ~ U(0.5, 2), gamma ~ exp(U(log 0.5, log 2)), noise sigma ~ U(0, 0.03),
-    8 bits. ``alpha``: (N, 1, 1, 1); ``difference``: the true map I_D; ``made``: 1 where known.
-    """
+
+def draw_made(data: Data, view: View, rng: np.random.Generator) -> Batch:
+    """Only pairs made by the residual paper's model."""
+    return _draw_modelled(data, view, rng, real=0.0)
+
+
+def _draw_modelled(data: Data, view: View, rng: np.random.Generator, real: float) -> Batch:
+    """``alpha``: (N, 1, 1, 1); ``difference``: the true map I_D; ``made``: 1 where known."""
     shares = np.asarray(data.shares) / sum(data.shares)
     sources = data.normal or [pair.high for pair in data.pairs]
     lows, highs, alphas, differences, made = [], [], [], [], []
     for _ in range(view.batch):
-        if rng.random() < 0.5:
+        if rng.random() < real:
             pair = data.pairs[rng.choice(len(shares), p=shares)]
             low, high = cut([pair.low, pair.high], view, rng)
             alpha, difference = 1.0, high - low
             made.append(0.0)
         else:
             (high,) = cut([sources[rng.integers(len(sources))]], view, rng)
-            alpha = rng.uniform(0.5, 2)
-            gamma = float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
-            image = torch.from_numpy(high)
-            dark = darken(image, alpha, gamma).numpy()
-            noise = rng.uniform(0, 0.03) * rng.standard_normal(dark.shape, np.float32)
-            low = np.round(np.clip(dark + noise, 0, 1) * 255).astype(np.float32) / 255
-            difference = ((1 - image**gamma) * image).numpy()
+            low, alpha, difference = _modelled(high, rng)
             made.append(1.0)
         lows.append(low)
         highs.append(high)
         alphas.append(alpha)
         differences.append(difference)
     return {
-        "low": _tensor(lows),
-        "high": _tensor(highs),
-        "difference": _tensor(differences),
+        "low": to_tensor(lows),
+        "high": to_tensor(highs),
+        "difference": to_tensor(differences),
         "alpha": torch.tensor(alphas, dtype=torch.float32).view(-1, 1, 1, 1),
         "made": torch.tensor(made).view(-1, 1, 1, 1),
     }
@@ -164,9 +207,9 @@ def draw_unpaired(data: Data, view: View, rng: np.random.Generator) -> Batch:
         for _ in range(6)
     ]
     return {
-        "low": _tensor(low),
-        "normal": _tensor(normal),
-        "input": _tensor(given),
+        "low": to_tensor(low),
+        "normal": to_tensor(normal),
+        "input": to_tensor(given),
         "corners": torch.tensor(corners),
     }
 
@@ -188,98 +231,153 @@ def fidelity(output: Tensor, high: Tensor) -> Losses:
     }
 
 
-def dln_losses(modules: Modules, batch: Batch) -> Losses:
+def dln_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
     return fidelity(modules["network"].predict(batch["low"]), batch["high"])
 
 
-def lightweight_losses(modules: Modules, batch: Batch) -> Losses:
-    """Every one of the three weight-shared stages must make the picture; the first one ships."""
-    stages = modules["network"].stages(batch["low"], modules["auxiliary"])
-    terms: Losses = {}
-    for number, stage in enumerate(stages):
-        share = 1.0 if number == 0 else 0.1
-        for name, value in fidelity(stage.result, batch["high"]).items():
-            terms[f"{name}_{number}"] = share * value
-    return terms
-
-
-def lightweight_single_losses(modules: Modules, batch: Batch) -> Losses:
+def lightweight_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
     return fidelity(modules["network"](batch["low"]), batch["high"])
 
 
-def residual_losses(modules: Modules, batch: Batch) -> Losses:
+def residual_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
     output, difference = modules["network"].predict(batch["low"], batch["alpha"])
-    error = (difference.float() - batch["difference"]).abs().mean((1, 2, 3), keepdim=True)
-    return fidelity(output, batch["high"]) | {"difference": 0.2 * error.mean()}
+    terms = fidelity(output, batch["high"])
+    if "auxiliary" not in off:
+        error = (difference.float() - batch["difference"]).abs().mean((1, 2, 3), keepdim=True)
+        terms["difference"] = 0.2 * error.mean()
+    return terms
 
 
-def neid_losses(modules: Modules, batch: Batch) -> Losses:
+def neid_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
     small = losses.in_full_precision(halve)(batch["low"])
     output, detail, skips = modules["network"].predict(small)
-    recovered = modules["dr_decoder"](detail, skips).float()
-    return fidelity(output, batch["high"]) | {
-        "detail": 0.1 * F.mse_loss(recovered, batch["low"]),
-        "colour": 0.03 * losses.colour(output.float(), batch["high"]),
-    }
+    terms = fidelity(output, batch["high"])
+    if "dr" not in off:
+        recovered = modules["dr_decoder"](detail, skips).float()
+        terms["detail"] = 0.1 * F.mse_loss(recovered, batch["low"])
+    if "color" not in off:
+        terms["colour"] = 0.03 * losses.colour(output.float(), batch["high"])
+    return terms
 
 
 def _patches(x: Tensor, corners: list[list[int]], size: int = 32) -> Tensor:
     return torch.cat([x[:, :, top : top + size, left : left + size] for top, left in corners])
 
 
-FEATURES = losses.GradientBank()
-
-
-def enlightengan_generator(modules: Modules, batch: Batch) -> Losses:
+def adversarial(modules: Modules, batch: Batch, off: Off) -> tuple[Tensor, Losses]:
+    """(the generator's picture, what the discriminators say to it), for the generator."""
     fake = modules["network"].predict(batch["input"])
     batch["fake"] = fake.detach()
-    fake, corners = fake.float(), batch["corners"].tolist()
+    fake = fake.float()
     signed_fake, signed_real = 2 * fake - 1, 2 * batch["normal"] - 1
     judged = modules["global"](signed_fake).float()
     real = modules["global"](signed_real).float().detach()
-    local = modules["local"](_patches(signed_fake, corners)).float()
-    return {
-        "global": losses.relativistic_generator(real, judged),
-        "local": (local - 1).square().mean(),
-        # The fixed features are weaker than VGG's, so they weigh more; and since they see luma
-        # only, the input's own colours are preserved by a term beside them. Without it the
-        # network paints yellow skies and blue halos that the discriminators let pass.
-        "features": 3 * losses.feature_distance(FEATURES, fake, batch["low"]),
+    terms = {"global": losses.relativistic_generator(real, judged)}
+    if "local" not in off:
+        local = modules["local"](_patches(signed_fake, batch["corners"].tolist())).float()
+        terms["local"] = (local - 1).square().mean()
+    return fake, terms
+
+
+def preserved(modules: Modules, batch: Batch, fake: Tensor) -> Tensor:
+    """Self feature preserving: how far the structure is from the input's before any darkening."""
+    return losses.feature_distance(modules["features"], fake, batch["low"])
+
+
+def preserved_locally(modules: Modules, batch: Batch, fake: Tensor) -> Tensor:
+    """The same over the local patches."""
+    corners = batch["corners"].tolist()
+    return losses.feature_distance(
+        modules["features"], _patches(fake, corners), _patches(batch["low"], corners)
+    )
+
+
+def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
+    fake, terms = adversarial(modules, batch, off)
+    if "sfp" in off:
+        return terms
+    # The fixed features are weaker than VGG's, so they weigh more; and since they see luma
+    # only, the input's own colours are preserved by a term beside them. Without it the
+    # network paints yellow skies and blue halos that the discriminators let pass.
+    share = 1 if isinstance(modules["features"], losses.VGG16) else 3
+    return terms | {
+        "features": share * preserved(modules, batch, fake),
         "colours": 10 * losses.colour_angle(fake, batch["low"]),
-        "features_local": 3
-        * losses.feature_distance(
-            FEATURES, _patches(fake, corners), _patches(batch["low"], corners)
-        ),
+        "features_local": share * preserved_locally(modules, batch, fake),
     }
 
 
-def enlightengan_discriminators(modules: Modules, batch: Batch) -> Losses:
+def enlightengan_discriminators(modules: Modules, batch: Batch, off: Off) -> Losses:
     fake, real = 2 * batch["fake"].float() - 1, 2 * batch["normal"] - 1
-    corners = batch["corners"].tolist()
-    local_real = modules["local"](_patches(real, corners)).float()
-    local_fake = modules["local"](_patches(fake, corners)).float()
-    return {
+    terms = {
         "judge_global": losses.relativistic_discriminator(
             modules["global"](real).float(), modules["global"](fake).float()
-        ),
-        "judge_local": 0.5 * (local_real - 1).square().mean() + 0.5 * local_fake.square().mean(),
+        )
     }
+    if "local" not in off:
+        corners = batch["corners"].tolist()
+        of_real = modules["local"](_patches(real, corners)).float()
+        of_fake = modules["local"](_patches(fake, corners)).float()
+        terms["judge_local"] = 0.5 * (of_real - 1).square().mean() + 0.5 * of_fake.square().mean()
+    return terms
 
 
 # --- the recipes ----------------------------------------------------------------------------------
 
 
-def _gan_modules() -> Modules:
+def neid_modules(off: Off, as_in_paper: bool = False) -> Modules:
+    """NEID and its DR decoder; the paper starts kernels at N(0, 0.02) and biases at 0.
+
+    Without ff the bottleneck goes on as it is. The fusion is then held at weights of exactly 1 for
+    the bottleneck and 0 for the DR feature, where its gradients are 0: the network that ships
+    computes that too.
+    """
+    modules: Modules = {"network": NEID(), "dr_decoder": Decoder(32)}
+    if as_in_paper:
+        start_normal(modules, zero_biases=True)
+    if "dr" in off:
+        del modules["dr_decoder"]
+    if "ff" in off:
+        fusion = modules["network"].fusion
+        for parameter in fusion.parameters():
+            nn.init.zeros_(parameter)
+        light, detail = fusion.expand.bias.data.chunk(2)
+        light.fill_(40)  # in fp32 its sigmoid is 1
+        detail.fill_(-200)  # and this one's is 0
+    return modules
+
+
+class Ungated(EnlightenGAN):
+    """The generator without self-attention, for comparison: no gate on features and residual.
+
+    The plane A among its inputs stays. It is a linear function of the other three, which the
+    first convolution could compute by itself.
+    """
+
+    def predict(self, x: Tensor, gated: bool = False) -> Tensor:
+        return super().predict(x, gated)
+
+
+def start_normal(modules: Modules, zero_biases: bool = False) -> None:
+    """Kernels at N(0, 0.02), the scales of batch normalisation at N(1, 0.02)."""
+    for module in (part for whole in modules.values() for part in whole.modules()):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, 0, 0.02)
+            if zero_biases and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1, 0.02)
+
+
+def gan_modules(off: Off) -> Modules:
     modules: Modules = {
-        "network": EnlightenGAN(),
+        "network": Ungated() if "attention" in off else EnlightenGAN(),
         "global": Discriminator(5),
         "local": Discriminator(4),
     }
-    for module in (part for whole in modules.values() for part in whole.modules()):
-        if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, 0, 0.02)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1, 0.02)
+    start_normal(modules)
+    if "local" in off:  # only now: the others start the same with and without it
+        del modules["local"]
     return modules
 
 
@@ -287,22 +385,25 @@ RECIPES = {
     "dln": Recipe(
         method="dln",
         summary="nearly whole reduced pictures and full-size crops; L1 + SSIM + block means",
-        build=lambda: {"network": DLN()},
+        build=lambda _off: {"network": DLN()},
         draw=draw_pairs,
         phases=(Phase(("network",), dln_losses),),
+        # Colour and exposure are learned from many small steps: hence the smallest views.
         views=(
-            View(128, 192, 1, reduce=3, share=0.4),
-            View(192, 288, 1, reduce=2, share=0.3),
-            View(160, 160, 1, reduce=1, share=0.3),
+            View(64, 96, 4, reduce=6, share=0.3),
+            View(64, 64, 4, reduce=2, share=0.2),
+            View(128, 192, 1, reduce=3, share=0.2),
+            View(192, 288, 1, reduce=2, share=0.15),
+            View(160, 160, 1, reduce=1, share=0.15),
         ),
         rate=4e-4,
     ),
     "lightweight": Recipe(
         method="lightweight",
-        summary="supervised on the first of the three stages, nearly whole pictures",
-        build=lambda: {"network": Lightweight(), "auxiliary": Auxiliary()},
+        summary="supervised, the one stage that ships; nearly whole pictures",
+        build=lambda _off: {"network": Lightweight()},
         draw=draw_pairs,
-        phases=(Phase(("network",), lightweight_single_losses),),
+        phases=(Phase(("network",), lightweight_losses),),
         views=(View(192, 288, 4, reduce=2, share=0.5), View(192, 288, 4, reduce=1, share=0.5)),
         rate=4e-3,
         average=0.999,
@@ -311,18 +412,19 @@ RECIPES = {
     "residual": Recipe(
         method="residual",
         summary="half real pairs at alpha 1, half made pairs with their true alpha",
-        build=lambda: {"network": Residual()},
+        build=lambda _off: {"network": Residual()},
         draw=draw_modelled,
         phases=(Phase(("network",), residual_losses),),
         views=(View(96, 96, 8, reduce=2, share=0.5), View(96, 96, 8, reduce=1, share=0.5)),
         rate=1e-3,
         decay=1e-4,
         spares_synthetic_test=True,
+        ideas=("auxiliary",),
     ),
     "neid": Recipe(
         method="neid",
         summary="nearly whole pictures; L1 + SSIM + block means, DR and colour terms",
-        build=lambda: {"network": NEID(), "dr_decoder": Decoder(32)},
+        build=neid_modules,
         draw=draw_pairs,
         phases=(Phase(("network", "dr_decoder"), neid_losses),),
         views=(
@@ -330,11 +432,12 @@ RECIPES = {
             View(384, 576, 1, reduce=1, share=0.5),
         ),
         rate=3e-4,
+        ideas=("ff", "dr", "color"),
     ),
     "enlightengan": Recipe(
         method="enlightengan",
         summary="unpaired: global and local discriminators, self feature preserving",
-        build=_gan_modules,
+        build=gan_modules,
         draw=draw_unpaired,
         phases=(
             Phase(("network",), enlightengan_generator),
@@ -343,5 +446,9 @@ RECIPES = {
         views=(View(128, 128, 4, reduce=2, share=0.7), View(128, 128, 4, reduce=1, share=0.3)),
         rate=2e-4,
         betas=(0.5, 0.999),
+        needs=(("pairs",), ("dark", "normal")),
+        compares_features=True,
+        ideas=("attention", "local", "sfp"),
+        comparison_only=frozenset({"attention"}),
     ),
 }

@@ -1,0 +1,165 @@
+"""The two ends of a video: where its frames come from, and what kind of place they go to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import Refusal
+from .media import videos
+from .media.video_places import RawFormat, camera_number, find, frame_rate, is_numbered, raw_format
+
+Start = float | Fraction | None  # seconds from the first frame
+Place = Literal["file", "pictures", "y4m", "pipe", "window"]
+
+_RATE = "25"  # of numbered pictures
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user decides about videos; None leaves it to the output's container."""
+
+    codec: str | None = None
+    crf: int | None = None
+    preset: str | None = None
+    pix_fmt: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    start: float | None = None  # seconds from the first frame
+    end: float | None = None
+    constant_rate: bool = False
+    stabilize: float | Literal["auto", "off"] = "auto"
+    on_error: Literal["repeat", "skip", "fail"] = "repeat"
+    allow_truncated: bool = False
+    verify: bool = True
+    restart: bool = False
+    preview: bool = False
+    frame_rate: str | None = None  # of numbered pictures
+    raw: str | None = None  # PIXELS:WxH@RATE of standard input; PIXELS of standard output
+
+    @property
+    def raw_format(self) -> RawFormat | None:
+        """Raises Refusal for words that are no such format."""
+        return None if self.raw is None else raw_format(self.raw)
+
+    duration: float | None = None  # seconds, of a camera
+
+
+# What does not change a frame: a run with another choice of these goes on from the same pieces.
+INDIFFERENT = {"verify", "restart", "preview", "allow_truncated", "raw", "duration"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open source. ``reader`` gives a reader that begins at a time; where there is but one way
+    through (``once``) it is always the same. ``state`` changes when the source does."""
+
+    info: videos.VideoInfo
+    reader: Callable[[Start], videos.VideoReader]
+    state: list[int]
+    once: bool = False
+    path: Path | None = None  # a file with permissions
+
+    @property
+    def endless(self) -> bool:
+        """Whether nobody knows how long it is: a pipe, or a recording that was sent as it grew."""
+        return self.info.frames <= 1
+
+    def total(self, choice: Choice) -> int | None:
+        """How many frames will come, an estimate; None where nobody knows."""
+        if self.endless:
+            return None
+        return max(1, round(self.info.frames * self.share(choice)))
+
+    def share(self, choice: Choice) -> float:
+        """How much of the source is asked for, from 0 to 1."""
+        if self.endless:
+            return 1.0
+        seconds = self.info.duration
+        end = seconds if choice.end is None else min(seconds, choice.end)
+        return max(0.0, end - (choice.start or 0.0)) / seconds if seconds else 1.0
+
+
+def open_source(path: Path | None, choice: Choice, *, exact: bool = True) -> Source:
+    """Open a file, numbered pictures, a camera, or (None) standard input.
+
+    Raises MediaError for what cannot be read.
+    """
+    choices: dict[str, Any] = {
+        "on_error": choice.on_error,
+        "allow_truncated": choice.allow_truncated,
+        "end": choice.end,
+    }
+    if path is None:
+        pipe = videos.PipeReader(sys.stdin.buffer, choice.raw_format, start=choice.start, **choices)
+        return Source(pipe.info, lambda _: pipe, [], once=True)
+    number = camera_number(path)
+    if number is not None:
+        camera = videos.CameraReader(number, choice.duration, start=choice.start, **choices)
+        return Source(camera.info, lambda _: camera, [], once=True)
+    if is_numbered(path):
+        rate = frame_rate(choice.frame_rate or _RATE)
+        info = videos.SequenceReader(path, rate).info
+        stats = [file.stat() for _, file in find(path)]
+        state = [
+            len(stats),
+            sum(stat.st_size for stat in stats),
+            max(stat.st_mtime_ns for stat in stats),
+        ]
+        return Source(
+            info, lambda start: videos.SequenceReader(path, rate, start=start, **choices), state
+        )
+    info = videos.probe(path)
+    stat = path.stat()
+    return Source(
+        info,
+        lambda start: videos.VideoReader(path, info=info, start=start, exact=exact, **choices),
+        [stat.st_size, stat.st_mtime_ns],
+        path=path,
+    )
+
+
+def is_camera(source: Path | None) -> bool:
+    return source is not None and camera_number(source) is not None
+
+
+def place(source: Path | None, target: Path | None) -> Place:
+    """What kind of place a target is; None is standard output, or a camera's window."""
+    if target is None:
+        return "window" if is_camera(source) else "pipe"
+    if target.suffix.lower() == ".y4m":
+        return "y4m"
+    known = target.suffix.lower() in videos.CONTAINERS
+    return "pictures" if is_numbered(target) and not known else "file"
+
+
+def check(source: Path | None, target: Path | None, choice: Choice) -> None:
+    """Raises Refusal for choices that this source and target cannot have."""
+    camera = is_camera(source)
+    pictures = source is not None and not camera and is_numbered(source)
+    where = place(source, target)
+    raw = choice.raw_format
+    if raw is not None:
+        videos.check_raw(raw)
+    if choice.frame_rate is not None:
+        frame_rate(choice.frame_rate)
+    if choice.frame_rate is not None and not pictures:
+        raise Refusal("--frame-rate goes with numbered pictures, such as frames_%05d.png")
+    if raw is not None and source is not None and target is not None:
+        raise Refusal("--raw goes with standard input or standard output")
+    if choice.duration is not None and not camera:
+        raise Refusal("--duration goes with a camera; --end ends a video")
+    if where == "pictures" and target is not None:
+        videos.picture_format(target)
+    if camera and where == "window":
+        videos.check_display()
+    elif camera and choice.duration is None:
+        raise Refusal("a camera is written to a file for a --duration")
+    if choice.preview and (source is None or camera or target is None):
+        raise Refusal("--preview takes a file")
+    known = target is None or target.suffix.lower() in videos.CONTAINERS
+    if where == "file" and target is not None and not known:
+        raise Refusal(f"no container {target.suffix!r}; there are {', '.join(videos.CONTAINERS)}")

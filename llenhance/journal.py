@@ -1,0 +1,135 @@
+"""What was done into an output folder, so that the same command goes on where it stopped.
+
+The journal is a file of JSON lines in the folder. A line is added when its target has its name, so
+every line is true; the last line of a target counts. A line that a kill or a full disk has torn is
+passed over: its target is then kept as any file that the journal does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import MediaError
+from .media import files
+
+NAME = ".llenhance-journal.jsonl"
+SYNC = 1.0  # seconds between two syncs: each costs a flush of the disk, and each target had one
+
+Recipe = Mapping[str, Any]  # everything but the input that decides the bytes of a target
+State = tuple[int, int]  # size in bytes and time of change in nanoseconds
+Entry = dict[str, Any]
+
+
+def state(path: Path) -> State:
+    """What tells that a file is still the one it was; raises OSError."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def read(folder: Path) -> dict[str, Entry]:
+    """The last whole line of each target; empty without a journal that can be read."""
+    try:
+        data = files.read(folder / NAME)
+    except MediaError:
+        return {}
+    entries = {}
+    for line in data.splitlines():
+        try:
+            entry = json.loads(line)
+            entries[entry["target"]] = entry
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return entries
+
+
+def judge(
+    entry: Entry | None, source: Path, given: State, target: Path, recipe: Recipe
+) -> Literal["same", "changed", "foreign"]:
+    """What an entry says of a target that exists.
+
+    "same": it was made from this input with this recipe. "changed": we made it, from this input,
+    but the input or the recipe has changed. "foreign": we did not make it, or it was touched since,
+    or it was made from another input: replacing it would lose something.
+    """
+    try:
+        if entry is None or entry.get("output") != list(state(target)):
+            return "foreign"
+    except OSError:
+        return "foreign"
+    if entry.get("input") == list(given) and entry.get("recipe") == plain(recipe):
+        return "same"
+    return "changed" if entry.get("source") == os.path.abspath(source) else "foreign"
+
+
+def plain(recipe: Recipe) -> Any:
+    """A recipe as it comes back from the file."""
+    return json.loads(json.dumps(recipe, default=str))
+
+
+def key(folder: Path, target: Path) -> str:
+    """How the journal of ``folder`` names a target."""
+    return target.relative_to(folder).as_posix()
+
+
+class Journal:
+    """The journal of a folder, open for adding. Not for several threads at once."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises OSError where it cannot be written; a link is not followed."""
+        self.folder = folder
+        path = folder / NAME
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY", "O_NONBLOCK"):
+            flags |= getattr(os, name, 0)
+        self.file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+        self.synced = 0.0
+        self.torn = False
+        try:
+            end = self.file.seek(0, os.SEEK_END)
+            if end:
+                self.file.seek(end - 1)
+                self.torn = self.file.read(1) != b"\n"
+        except OSError:  # a FIFO
+            self.file.close()
+            raise
+
+    def add(self, source: Path, given: State, target: Path, recipe: Recipe) -> None:
+        """Tell that ``target``, which has its name and is on the disk, is made. Raises OSError."""
+        entry = {
+            "target": key(self.folder, target),
+            "source": os.path.abspath(source),
+            "input": given,
+            "output": state(target),
+            "recipe": recipe,
+        }
+        # ASCII, with the bytes of any name in it; one write, so that a line is whole or torn.
+        line = json.dumps(entry, default=str).encode("ascii") + b"\n"
+        if self.torn:  # the line before this one has no end
+            line = b"\n" + line
+        self.torn = True
+        written = self.file.write(line)
+        self.torn = written != len(line)
+        if time.monotonic() - self.synced > SYNC:
+            self.sync()
+
+    def sync(self) -> None:
+        """Bring what was added to the disk."""
+        os.fsync(self.file.fileno())
+        self.synced = time.monotonic()
+
+    def close(self) -> None:
+        try:
+            self.sync()
+        finally:
+            self.file.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,110 @@
+"""PyAV's frames with the times at which they are shown, and the fields of interlaced ones."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import Any
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import MediaError
+from .video_open import reason
+
+
+def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
+    """(pts, frame) in presentation order; (pts, None) for a frame that could not be decoded.
+
+    A packet whose frame does not come out counts as lost only after the decoder complained:
+    without a complaint it was meant to be invisible (VP8 reference frames), or it refers to what
+    comes before a clip that was cut out of a longer one, and no player shows it.
+    """
+    waiting: list[int] = []  # pts of packets whose frames have not come out, a heap
+    broken = False
+    following: int | None = None
+    latest: int | None = None
+    # AVI stores no presentation times: the n-th frame shown has the n-th time there is, from the
+    # first frame's on. What FFmpeg guesses is out of order where frames are reordered.
+    counted = container.format.name == "avi"
+    offset: int | None = None
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except (av.error.FFmpegError, OSError) as error:
+            raise MediaError(f"cannot be read to its end: {reason(error)}") from None
+        if packet is None:
+            break
+        stamp = packet.dts if counted else packet.pts
+        if packet.size and stamp is not None and not packet.is_discard:
+            heapq.heappush(waiting, stamp)
+        try:
+            frames = packet.decode()
+        except av.error.EOFError:
+            frames = []
+        except (av.error.FFmpegError, OSError):
+            frames, broken = [], True
+        for frame in frames:
+            pts = frame.pts
+            if pts is None:  # a bare stream without a container has no times: count
+                pts = following or 0
+            step = frame.duration or round(1 / ((stream.average_rate or 25) * stream.time_base))
+            if counted and waiting:
+                if offset is None:
+                    offset = pts - waiting[0]
+                pts = heapq.heappop(waiting) + offset
+            following = pts + max(1, step)
+            if latest is not None and pts < latest:
+                continue  # after damage a decoder may give a frame late; its time has passed
+            latest = pts
+            while not counted and waiting and waiting[0] < pts:
+                lost = heapq.heappop(waiting)
+                if broken:
+                    yield lost, None
+            while not counted and waiting and waiting[0] == pts:
+                heapq.heappop(waiting)
+            if frame.key_frame:
+                broken = False
+            yield pts, frame
+    while broken and waiting:
+        yield heapq.heappop(waiting) + (offset or 0), None
+
+
+def has_halved_rows(frame: Any) -> bool:
+    """Whether the colour planes have half the rows, so that each row belongs to one field only."""
+    parts = frame.format.components
+    return len(parts) > 2 and parts[1].height * 2 == parts[0].height
+
+
+def _rows(plane: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height]
+
+
+def split_fields(frame: Any) -> tuple[Any, Any]:
+    """The even and the odd rows of an interlaced frame as two frames: a colour row lies between
+    the brightness rows of its own field, and conversion must not mix the two moments."""
+    fields = []
+    for row in range(2):
+        part = av.VideoFrame(frame.width, frame.height // 2, frame.format.name)
+        for source, target in zip(frame.planes, part.planes, strict=True):
+            width = min(source.line_size, target.line_size)
+            rows = np.zeros((target.buffer_size // target.line_size, target.line_size), np.uint8)
+            rows[: target.height, :width] = _rows(source)[row::2, :width]
+            target.update(rows.tobytes())
+        part.colorspace, part.color_range = frame.colorspace, frame.color_range
+        fields.append(part)
+    return fields[0], fields[1]
+
+
+def weave_fields(top: Any, bottom: Any) -> Any:
+    """The inverse of :func:`split_fields`."""
+    frame = av.VideoFrame(top.width, top.height * 2, top.format.name)
+    for row, part in enumerate((top, bottom)):
+        for source, target in zip(part.planes, frame.planes, strict=True):
+            width = min(source.line_size, target.line_size)
+            rows = np.frombuffer(memoryview(target), np.uint8).reshape(-1, target.line_size).copy()
+            rows[: target.height][row::2, :width] = _rows(source)[:, :width]
+            target.update(rows.tobytes())
+    return frame

@@ -1,0 +1,110 @@
+"""Parts of a video put together without encoding again, and a finished one decoded again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import av
+
+from ..errors import MediaError
+from .video_info import VideoInfo
+from .video_open import open_file, open_input, reason, video_stream
+from .video_output import cut_times
+from .video_plan import Encoding
+from .video_streams import Output
+
+
+def join(
+    target: Path,
+    parts: Sequence[Path],
+    source: VideoInfo,
+    plan: Encoding,
+    *,
+    cut: tuple[float, float | None] = (0, None),
+    tags: Mapping[str, str] | None = None,
+) -> list[str]:
+    """One video from parts that ``VideoWriter(..., plan=plan, part=True)`` wrote one after the
+    other, without encoding again; gives the sentences of ``VideoWriter.dropped``.
+
+    Raises MediaError when a part cannot be read or the target cannot be written.
+    """
+    with ExitStack() as stack:
+
+        def opened(part: Path) -> tuple[Any, Any]:
+            container = stack.enter_context(open_input(stack.enter_context(open_file(part))))
+            return container, video_stream(container)
+
+        def add_video(file: Any) -> Any:
+            stream = file.add_stream_from_template(opened(parts[0])[1], opaque=True)
+            if plan.container in ("mp4", "mov") and stream.codec_context.name == "hevc":
+                stream.codec_context.codec_tag = "hvc1"
+            return stream
+
+        out = Output(
+            target,
+            source,
+            plan.container,
+            tags=tags or {},
+            cut=cut_times(source, cut)[1],
+            streams=True,
+            add_video=add_video,
+        )
+        last: int | None = None
+        try:
+            for part in parts:
+                with ExitStack() as inner:
+                    container = inner.enter_context(
+                        open_input(inner.enter_context(open_file(part)))
+                    )
+                    for packet in container.demux(video_stream(container)):
+                        if not packet.size:
+                            continue
+                        # The first pictures of a part are coded before the last ones of the part
+                        # before it are shown; at uneven rates that can reach too far back.
+                        if last is not None and packet.dts <= last:
+                            packet.dts = last + 1
+                        last = packet.dts
+                        packet.stream = out.video
+                        out.mux([packet])
+            out.finish()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            out.abandon()
+            raise MediaError(f"cannot be written: {reason(error)}") from None
+        except BaseException:
+            out.abandon()
+            raise
+    return [*plan.notes, *out.dropped]
+
+
+def verify(path: Path, frames: int, duration: float) -> None:
+    """Decode a finished video again and compare it with what was meant to be in it.
+
+    Every packet is decoded, but without deblocking and inverse transform, which change pixels
+    only: a small part of what encoding cost. Raises MediaError when a frame does not decode whole,
+    there are not ``frames`` of them, or they do not last ``duration`` seconds within two frames.
+    """
+    with open_file(path) as file, open_input(file) as container:
+        stream = video_stream(container)
+        stream.codec_context.options = {"skip_loop_filter": "all", "skip_idct": "all"}
+        stream.codec_context.thread_type = "AUTO"
+        decoded, first, finish = 0, None, 0
+        try:
+            for packet in container.demux(stream):
+                if packet.pts is not None:
+                    first = packet.pts if first is None else min(first, packet.pts)
+                    finish = max(finish, packet.pts + (packet.duration or 0))
+                for frame in packet.decode():
+                    if frame.is_corrupt:
+                        raise MediaError("a frame of the written video does not decode whole")
+                    decoded += 1
+        except (av.error.FFmpegError, OSError) as error:
+            raise MediaError(f"the written video does not decode: {reason(error)}") from None
+        if decoded != frames:
+            raise MediaError(f"the written video has {decoded} frames instead of {frames}")
+        lasts = float((finish - (first or 0)) * stream.time_base)
+        step = float(1 / (stream.average_rate or 25))
+        if abs(lasts - duration) > 2 * step + 0.05:
+            raise MediaError(f"the written video lasts {lasts:.2f} s instead of {duration:.2f} s")

@@ -1,0 +1,212 @@
+"""Frames on pipes: raw, as they are, or Y4M, which says what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from ..errors import MediaError, Refusal
+from .video_codecs import chroma_of
+from .video_decode import decode
+from .video_info import UNSPECIFIED, Image, VideoInfo, describe
+from .video_input import VideoReader
+from .video_open import reason, video_stream
+from .video_places import RawFormat
+
+_CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+_Y4M = {  # pixel format -> what Y4M calls it
+    "yuv420p": "420mpeg2",
+    "yuv422p": "422",
+    "yuv444p": "444",
+    "yuv420p10le": "420p10",
+    "yuv422p10le": "422p10",
+    "yuv444p10le": "444p10",
+    "yuv420p12le": "420p12",
+    "yuv422p12le": "422p12",
+    "yuv444p12le": "444p12",
+}
+
+
+class _Stream:
+    """A stream without places to go back to, and without a name."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read = file.read
+
+
+class PipeReader(VideoReader):
+    """Frames from an open stream, once: Y4M, or ``raw``. Takes what VideoReader takes.
+
+    Raises MediaError where there is no frame, Refusal for a raw format that is not known.
+    """
+
+    def __init__(self, file: IO[bytes], raw: RawFormat | None = None, **choices: Any) -> None:
+        options = {}
+        if raw is not None:
+            check_raw(raw)
+            options = {
+                "video_size": f"{raw.width}x{raw.height}",
+                "pixel_format": raw.pix_fmt,
+                "framerate": str(raw.rate),
+            }
+        try:
+            self._container = av.open(
+                _Stream(file),
+                "r",
+                format="yuv4mpegpipe" if raw is None else "rawvideo",
+                container_options=options,
+            )
+            stream = video_stream(self._container)
+            self._waiting = decode(self._container, stream)
+            self._first = next(self._waiting, None)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise MediaError(f"no frames can be read: {reason(error)}") from None
+        if self._first is None or self._first[1] is None:
+            raise MediaError("no frames")
+        info = describe(Path("-"), self._container, stream, *self._first, bare=True)
+        if self._first[1].format.is_rgb:  # has no matrix; it is not said in a raw stream
+            info = replace(info, color_primaries=1, color_transfer=1, color_matrix=0, color_range=2)
+        super().__init__(Path("-"), info=info, opencv=False, **choices)
+        self.decoder = "PyAV"
+
+    def close(self) -> None:
+        super().close()
+        self._container.close()
+
+    def _pixels(self) -> Iterator[tuple[int, int, Image | None]]:
+        pts, frame = self._first or (0, None)
+        while True:
+            whole = frame is not None and not frame.is_corrupt
+            yield pts, frame.duration if frame else 0, self._convert(frame) if whole else None
+            following = next(self._waiting, None)
+            if following is None:
+                return
+            pts, frame = following
+
+
+def check_raw(raw: RawFormat) -> None:
+    """Raises Refusal for a pixel format that is not known."""
+    try:
+        kind = av.VideoFormat(raw.pix_fmt, raw.width, raw.height)
+    except ValueError:
+        raise Refusal(f"--raw: no pixel format {raw.pix_fmt!r}") from None
+    if kind.has_palette or kind.is_bit_stream or raw.pix_fmt not in _PACKED:
+        raise Refusal(f"--raw: pixel format {raw.pix_fmt!r} is not written; {', '.join(_PACKED)}")
+
+
+_PACKED = ("rgb24", "bgr24", "rgba", "bgra", "gray", "gray16le", "rgb48le", "nv12", *_Y4M)
+
+
+def pipe_format(source: VideoInfo, scale: int, raw: RawFormat | None, pix_fmt: str | None) -> str:
+    """The pixel format of the output: the raw one, or Y4M's nearest to the source's.
+
+    Raises Refusal for one that cannot be.
+    """
+    if raw is not None:
+        check_raw(raw)
+        return raw.pix_fmt
+    bits = next((bits for bits in (8, 10, 12) if bits >= source.bit_depth), 12)
+    chroma = chroma_of(source.pixel_format)
+    if chroma == 420 and (source.width * scale % 2 or source.height * scale % 2):
+        chroma = 444
+    found = pix_fmt or f"yuv{chroma}p" + ("" if bits == 8 else f"{bits}le")
+    if found not in _Y4M:
+        raise Refusal(f"Y4M has no pixel format {found!r}; it has {', '.join(_Y4M)}")
+    return found
+
+
+class PipeWriter:
+    """Writes frames to an open stream as Y4M, or raw without a header.
+
+    ``pix_fmt`` from :func:`pipe_format`. Raises MediaError when the stream takes no more, and
+    BrokenPipeError when its reader has left.
+    """
+
+    def __init__(
+        self, file: IO[bytes], source: VideoInfo, pix_fmt: str, *, raw: bool = False
+    ) -> None:
+        self._file, self._source, self._format, self._raw = file, source, pix_fmt, raw
+        self._reformatter = VideoReformatter()
+        self._rgb = av.VideoFormat(pix_fmt).is_rgb
+        matrix = 1 if source.color_matrix == 0 else source.color_matrix
+        self._matrix = None if matrix == UNSPECIFIED else matrix
+        self._range = 1 if source.color_matrix == 0 else source.color_range or 1
+        self.frames = self.size = 0
+        self.dropped: list[str] = []
+        if source.streams:
+            self.dropped.append("the other streams are dropped: these are frames alone")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._out(b"")
+
+    def write(self, image: Image, _pts: int, _duration: int = 0) -> None:
+        """(H, W, 3) RGB, uint8 or uint16."""
+        if not self.frames and not self._raw:
+            self._out(self._header(image.shape[1], image.shape[0]))
+        kind = "rgb24" if image.dtype == np.uint8 else "rgb48le"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=kind)
+        if self._format != kind:
+            frame = self._reformatter.reformat(
+                frame,
+                format=self._format,
+                dst_colorspace=None if self._rgb else self._matrix,
+                dst_color_range=None if self._rgb else self._range,
+                interpolation=_CAREFUL,
+            )
+        self._out((b"" if self._raw else b"FRAME\n") + _packed(frame))
+        self.frames += 1
+
+    def _header(self, width: int, height: int) -> bytes:
+        rate, aspect = self._source.frame_rate, self._source.sample_aspect
+        levels = "FULL" if self._range == 2 else "LIMITED"
+        return (
+            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip"
+            f" A{aspect.numerator}:{aspect.denominator} C{_Y4M[self._format]}"
+            f" XCOLORRANGE={levels}\n"
+        ).encode()
+
+    def _out(self, data: bytes) -> None:
+        try:
+            self._file.write(data)
+            self._file.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise MediaError(f"cannot be written: {reason(error)}") from None
+        self.size += len(data)
+
+
+def _packed(frame: Any) -> bytes:
+    """The planes of a frame one after the other, without the padding at the ends of rows."""
+    parts = []
+    for plane, component in zip(frame.planes, _widths(frame), strict=True):
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
+        parts.append(rows[: plane.height, :component].tobytes())
+    return b"".join(parts)
+
+
+def _widths(frame: Any) -> list[int]:
+    """Bytes in a row of each plane that are pixels."""
+    kind = frame.format
+    deep = 2 if max(part.bits for part in kind.components) > 8 else 1
+    if len(frame.planes) == 1:
+        return [frame.width * len(kind.components) * deep]
+    if kind.name == "nv12":
+        return [frame.width, frame.width + frame.width % 2]
+    return [plane.width * deep for plane in frame.planes]

@@ -1,0 +1,122 @@
+"""Numbered pictures as a video, and a video as numbered pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from .. import pixels
+from ..errors import MediaError, Refusal
+from . import colour, files, images
+from .picture import Picture
+from .video_info import Image, VideoInfo, plain_info
+from .video_input import VideoReader
+from .video_places import find, numbered
+
+
+class SequenceReader(VideoReader):
+    """Pictures whose names differ in a number alone, in its order, as a video of ``rate``.
+
+    The n-th file there is the n-th frame. Takes what VideoReader takes; a picture that cannot be
+    read is a damaged frame. Colours come as sRGB, transparency is left out.
+    """
+
+    def __init__(self, path: Path, rate: Fraction, **choices: Any) -> None:
+        self._files = find(path)
+        if not self._files:
+            raise MediaError("no files have such names")
+        first = _read(self._files[0][1])
+        info = plain_info(
+            path,
+            "pictures",
+            (first.shape[1], first.shape[0]),
+            rate,
+            time_base=1 / rate,
+            frames=len(self._files),
+            depth=8 if first.dtype == np.uint8 else 16,
+        )
+        super().__init__(path, info=info, **choices)
+        self.decoder = "pictures"
+        numbers = [number for number, _ in self._files]
+        absent = numbers[-1] - numbers[0] + 1 - len(numbers)
+        if absent:
+            self.notes.append(f"{absent} numbers between the first and the last have no file")
+
+    def _pixels(self) -> Iterator[tuple[int, int, Image | None]]:
+        kind = np.dtype(np.uint8 if self.info.bit_depth == 8 else np.uint16)
+        for index, (_, path) in enumerate(self._files):
+            if self._from is not None and index < self._from - 1:
+                continue
+            try:
+                image = pixels.convert(_read(path), kind)
+            except MediaError:
+                yield index, 1, None
+                continue
+            if image.shape[:2] != (self.info.height, self.info.width):
+                raise MediaError(
+                    f"the frame size changes from {self.info.width}x{self.info.height} to "
+                    f"{image.shape[1]}x{image.shape[0]} at {path.name}"
+                )
+            yield index, 1, image
+
+
+def _read(path: Path) -> Image:
+    """(H, W, 3) RGB, uint8 or uint16."""
+    picture = images.read(files.read(path))
+    frame = colour.as_srgb(picture.frames[0], picture.icc, mapped=picture.linear)
+    rgb, _ = pixels.split(frame)
+    if rgb.dtype == np.float32:
+        rgb = pixels.convert(pixels.tone_map(rgb), np.dtype(np.uint16))
+    return rgb
+
+
+def picture_format(path: Path) -> str:
+    """The format of a name's suffix; raises Refusal where pictures are not written so."""
+    name = images.format_of_suffix(path.suffix)
+    if name is None or images.FORMATS[name].writes:
+        raise Refusal(f"{path}: pictures are not written as {path.suffix}")
+    return name
+
+
+class SequenceWriter:
+    """Writes each frame as a picture, whole by rename; ``first`` is the first one's number."""
+
+    def __init__(self, path: Path, *, first: int = 1, overwrite: bool = False) -> None:
+        self._path, self._format = path, picture_format(path)
+        self._next, self._overwrite = first, overwrite
+        self.frames = self.size = 0
+        self.dropped: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Nothing to do: every picture there is whole."""
+
+    def write(self, image: Image, _pts: int, _duration: int = 0) -> None:
+        """(H, W, 3) RGB, uint8 or uint16. Raises MediaError."""
+        picture = Picture([image], self._format)
+        if not self.frames:
+            self.dropped = images.losses(picture, self._format)
+        target = numbered(self._path, self._next)
+        with files.publish(target, overwrite=self._overwrite) as temporary:
+            data = images.encode(picture, self._format)
+            temporary.write_bytes(data)
+        self.size += len(data)
+        self.frames += 1
+        self._next += 1
+
+
+def first_number(source: VideoInfo) -> int:
+    """The number that a source's first frame has; 1 where it has none."""
+    return find(source.path)[0][0] if source.codec == "pictures" else 1

@@ -1,0 +1,300 @@
+"""A video file that is being written, and everything but the pictures copied into it."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from ..errors import MediaError
+from .video_info import VideoInfo
+from .video_open import open_file, open_input, reason
+
+# What a container writes itself, or what is no longer true of the output.
+_OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps"}
+_OWN_PREFIXES = ("number_of_", "_statistics")
+# Tags that MP4 has a place of its own for; for others the file has to hold keys by name.
+_MP4_TAGS = frozenset((
+    "title", "artist", "album_artist", "album", "composer", "writer", "genre", "date", "comment",
+    "description", "synopsis", "copyright", "grouping", "lyrics", "track", "disc", "show",
+    "episode_id", "network", "keywords", "creation_time", "location", "location-eng", "media_type",
+    "hd_video", "compilation", "sort_name", "timecode",
+))  # fmt: skip
+
+
+def true_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags of a source that are still true of an output."""
+    return {
+        key: value
+        for key, value in tags.items()
+        if key.lower() not in _OWN_TAGS and not key.lower().startswith(_OWN_PREFIXES)
+    }
+
+
+class _Copier:
+    """Copies every stream but the pictures from a source into an output, packet by packet."""
+
+    def __init__(
+        self,
+        source: VideoInfo,
+        out: Any,
+        muxer: str,
+        cut: tuple[Fraction, Fraction | None],
+        stack: ExitStack,
+    ) -> None:
+        self._out = out
+        self._start, self._end = cut
+        self._hides = muxer in ("mp4", "mov")
+        self._early: set[int] = set()  # streams that may begin before 0
+        file = stack.enter_context(open_file(source.path))
+        self.container = stack.enter_context(open_input(file))
+        self.dropped: list[str] = []
+        self._pairs: dict[int, Any] = {}
+        self._last: dict[int, int | None] = {}  # dts of each stream's last packet, in source units
+        chapters = self.container.chapters()
+        for info in source.streams:
+            stream = self.container.streams[info.index]
+            if stream.type == "data":
+                # Chapters and the time code are copied as such; MP4 makes its tracks from them.
+                if stream.name == "bin_data" and chapters:
+                    continue
+                if "timecode" in stream.metadata and stream.codec_context is None:
+                    continue
+            if muxer == "matroska" and stream.disposition & Disposition.attached_pic:
+                # Matroska holds a cover as an attachment, where FFmpeg's muxer would make a track.
+                kind = {"mjpeg": "jpeg", "png": "png"}.get(info.codec)
+                if kind is None:
+                    self.dropped.append(f"{info} is dropped: {muxer} cannot hold such a cover")
+                else:
+                    name = stream.metadata.get("filename") or f"cover.{kind.replace('jpeg', 'jpg')}"
+                    out.add_attachment(name, f"image/{kind}", self._cover(source, info.index))
+                continue
+            if not _holds(muxer, stream):
+                self.dropped.append(f"{info} is dropped: {muxer} cannot hold it")
+                continue
+            copy = _add(out, stream)
+            if stream.type != "attachment":
+                self._pairs[info.index] = copy
+                # Matroska has a field for how much of these to leave out at the beginning.
+                if not self._start and (info.codec == "opus" or "matroska" in source.container):
+                    self._early.add(info.index)
+        streams = [self.container.streams[index] for index in self._pairs]
+        self._packets = self._demux(streams) if streams else iter(())
+        self._held: tuple[Any, Fraction] | None = None
+
+    @staticmethod
+    def _cover(source: VideoInfo, index: int) -> bytes:
+        with open_file(source.path) as file, open_input(file) as container:
+            packets = container.demux(container.streams[index])
+            return next((bytes(packet) for packet in packets if packet.size), b"")
+
+    def _demux(self, streams: list[Any]) -> Iterator[tuple[Any, Fraction]]:
+        """(packet, seconds when it is due), those inside the cut only."""
+        packets = self.container.demux(streams)
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.error.FFmpegError, OSError) as error:
+                self.dropped.append(f"sound and subtitles end early: {reason(error)}")
+                return
+            if packet is None:
+                return
+            if packet.size and packet.stream.disposition & Disposition.attached_pic:
+                packet.pts = packet.dts = 0
+                yield packet, Fraction(0)
+                continue
+            if not packet.size or (packet.dts is None and packet.pts is None):
+                continue
+            stamp = packet.dts if packet.dts is not None else packet.pts
+            shown = packet.pts if packet.pts is not None else packet.dts
+            base = packet.time_base
+            begin = shown * base
+            finish = begin + (packet.duration or 0) * base
+            if self._start and finish <= self._start and packet.stream.type != "video":
+                continue
+            if self._end is not None and begin >= self._end:
+                continue
+            if begin < self._start and not self._hides and packet.stream.index not in self._early:
+                continue  # only MP4's edit lists hold and hide it; others would move all streams
+            yield packet, stamp * base
+
+    def until(self, seconds: Fraction | None) -> None:
+        """Copy what is due before a time; everything with None."""
+        while True:
+            if self._held is None:
+                self._held = next(self._packets, None)
+            if self._held is None:
+                return
+            packet, due = self._held
+            if seconds is not None and due > seconds:
+                return
+            self._held = None
+            stream = self._pairs[packet.stream.index]
+            if self._start:
+                shift = round(self._start / packet.time_base)
+                packet.pts = None if packet.pts is None else packet.pts - shift
+                packet.dts = None if packet.dts is None else packet.dts - shift
+            # A damaged or joined recording can step back in time, which muxers refuse.
+            last = self._last.get(stream.index)
+            if packet.dts is not None and last is not None and packet.dts <= last:
+                packet.dts = last + 1
+                packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
+            self._last[stream.index] = packet.dts if packet.dts is not None else last
+            packet.stream = stream
+            self._out.mux(packet)
+
+
+def _add(out: Any, stream: Any) -> Any:
+    """A stream in ``out`` that takes the packets of another."""
+    if stream.type in ("data", "attachment") and stream.codec_context is None:
+        copy = out.add_stream_from_template(stream)
+    else:
+        copy = out.add_stream_from_template(stream, opaque=True)
+    copy.metadata.update(true_tags(stream.metadata))
+    copy.disposition = stream.disposition
+    return copy
+
+
+def _holds(muxer: str, stream: Any) -> bool:
+    """Whether a container takes a stream: it is asked to write a header with that one alone."""
+    if muxer == "webm" and stream.type == "attachment":
+        return False  # takes it and then leaves it out
+    try:
+        out = av.open(io.BytesIO(), "w", format=muxer)
+        _add(out, stream)
+        out.start_encoding()
+        out.close()
+    except (av.error.FFmpegError, ValueError, OSError, RuntimeError):
+        return False
+    return True
+
+
+class Output:
+    """A file that is being written: a video stream, the copied streams, tags and chapters."""
+
+    def __init__(
+        self,
+        target: Path,
+        source: VideoInfo,
+        muxer: str,
+        *,
+        tags: Mapping[str, str],
+        cut: tuple[Fraction, Fraction | None],
+        streams: bool,
+        add_video: Callable[[Any], Any],
+    ) -> None:
+        self.target, self.muxer, self.source = target, muxer, source
+        self.dropped: list[str] = []
+        self._tags = {**true_tags(source.tags), **tags} if streams else {}
+        self._chapters = 0
+        self._stack = ExitStack()
+        self._copier: _Copier | None = None
+        options = {}
+        if muxer in ("mp4", "mov"):
+            flags = ["faststart"] if streams else []  # index first: it plays while it is fetched
+            if any(key.lower() not in _MP4_TAGS for key in self._tags):
+                flags.append("use_metadata_tags")
+            options["movflags"] = "".join("+" + flag for flag in flags) or "0"
+            # In this unit the file says when each stream begins; the default is milliseconds.
+            options["movie_timescale"] = str(_fine(source.time_base.denominator))
+        elif muxer in ("matroska", "webm"):
+            options["default_mode"] = "passthrough"  # keep the source's own default flags
+        try:
+            self.file = av.open(
+                "file:" + os.path.abspath(os.fspath(target)),
+                "w",
+                format=muxer,
+                container_options=options,
+                metadata_errors="surrogateescape",
+            )
+            self.video = add_video(self.file)
+            if streams and not source.bare:
+                self._copy_from(cut)
+            if source.matrix is not None:
+                self.video.set_display_matrix(source.matrix)
+            self.file.metadata.update(self._tags)
+            self.file.start_encoding()
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            self.abandon()
+            raise MediaError(f"cannot be written: {reason(error)}") from None
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _copy_from(self, cut: tuple[Fraction, Fraction | None]) -> None:
+        copier = _Copier(self.source, self.file, self.muxer, cut, self._stack)
+        self.dropped += copier.dropped
+        copier.dropped.clear()
+        original = copier.container.streams[self.source.stream]
+        self.video.metadata.update(true_tags(original.metadata))
+        self.video.disposition = original.disposition
+        chapters = _cut_chapters(copier.container.chapters(), cut)
+        if chapters:
+            self.file.set_chapters(chapters)
+        self._chapters = len(chapters)
+        self._copier = copier
+
+    def mux(self, packets: Iterable[Any]) -> None:
+        """Write packets of the video stream, and before each what else is due by then."""
+        for packet in packets:
+            if self._copier is not None:
+                due = packet.dts if packet.dts is not None else packet.pts
+                self._copier.until(due * packet.time_base)
+            self.file.mux(packet)
+
+    def finish(self) -> None:
+        """Copy the rest, close the file, and look at what is in it."""
+        with self._stack:
+            if self._copier is not None:
+                self._copier.until(None)
+                self.dropped += self._copier.dropped
+            expected = len(self.file.streams)
+            self.file.close()
+        if self._copier is not None:
+            self._compare(expected)
+
+    def abandon(self) -> None:
+        """Let go of the file, which is worthless."""
+        self._stack.close()
+        with suppress(Exception):
+            self.file.close()
+
+    def _compare(self, expected: int) -> None:
+        """Name what was given to the muxer and is not there."""
+        with open_file(self.target) as file, open_input(file) as written:
+            found = {key.lower(): value for key, value in written.metadata.items()}
+            lost = [key for key, value in self._tags.items() if found.get(key.lower()) != value]
+            if lost:
+                self.dropped.append(f"{self.muxer} does not hold the tags {', '.join(lost)}")
+            if len(written.streams) < expected:
+                gone = expected - len(written.streams)
+                self.dropped.append(f"{gone} of {expected} streams had nothing in them")
+            if len(written.chapters()) < self._chapters:
+                self.dropped.append(f"{self.muxer} does not hold all of the chapters")
+
+
+def _fine(rate: int) -> int:
+    """A multiple of a rate that is at least 10,000, as the MP4 muxer chooses for a track."""
+    while rate < 10_000:
+        rate *= 2
+    return rate
+
+
+def _cut_chapters(chapters: list[Any], cut: tuple[Fraction, Fraction | None]) -> list[Any]:
+    """The chapters, or what is left of them between two times, counted from the first of these."""
+    kept = []
+    for chapter in chapters:
+        base = chapter["time_base"]
+        begin = max(chapter["start"] * base, cut[0]) - cut[0]
+        end = chapter["end"] * base
+        end = (end if cut[1] is None else min(end, cut[1])) - cut[0]
+        if begin < end:
+            kept.append({**chapter, "start": round(begin / base), "end": round(end / base)})
+    return kept

@@ -1,0 +1,56 @@
+"""A look at a video before hours are spent: a strip of frames, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from . import ends, sheets
+from .errors import MediaError
+from .media import files, images, videos
+from .media.picture import Picture
+from .pixels import Array, convert
+
+FRAMES = 5
+_ANYWHERE = (0.0, 2.0, 10.0, 60.0, 300.0)  # seconds, where nobody knows how long it is
+_BYTE = np.dtype(np.uint8)
+
+
+def preview_name(target: Path) -> Path:
+    """Where the preview of a video goes: out.mp4 -> out.preview.png."""
+    return target.with_name(f"{target.stem.replace('%', '_')}.preview.png")
+
+
+def preview(
+    source: Path,
+    apply: Callable[[Array], Array],
+    choice: ends.Choice,
+    target: Path,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write one strip, before and after, of frames spread over the video; HDR as it is shown to
+    the network. Raises MediaError."""
+    opened = ends.open_source(source, choice, exact=False)
+    info = opened.info
+    hdr = videos.HdrView(info) if info.hdr else None
+    begin, seconds = choice.start or 0.0, info.duration * opened.share(choice)
+    pairs = []
+    places = [seconds * (number + 0.5) / FRAMES for number in range(FRAMES)]
+    for place in _ANYWHERE if opened.endless else places:
+        at = begin + place
+        with opened.reader(at) as reader:
+            try:
+                frame = next(iter(reader))
+            except MediaError:  # the estimate of the length was too long
+                continue
+        image = frame.image if hdr is None else hdr.view(frame.image)
+        seen = videos.clock(float((frame.pts - info.start) * info.time_base))
+        pairs.append((seen, convert(image, _BYTE), convert(apply(image), _BYTE)))
+    if not pairs:
+        raise MediaError("no frames to preview")
+    sheet = Picture([sheets.strip(pairs)], "png")
+    with files.publish(target, overwrite=overwrite) as temporary:
+        temporary.write_bytes(images.encode(sheet, "png"))

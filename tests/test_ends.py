@@ -1,0 +1,389 @@
+"""Where videos come from and go to beside video files: numbered pictures, pipes, a camera."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import av
+import clips
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from llenhance import footage
+from llenhance.cli import cli
+from llenhance.errors import MediaError, Refusal
+from llenhance.media import video_camera, videos
+from llenhance.media.video_places import RawFormat, find, frame_rate, is_numbered, raw_format
+from llenhance.plan import Job
+from llenhance.report import Report
+
+MODEL = ("-m", "lightweight", "--device", "cpu")
+AS_IS = ("--strength", "0", "--stabilize", "off")  # the frames can then be told apart
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "LLENHANCE_WEIGHTS"}
+
+
+def command(
+    *arguments: object, status: int = 0, data: bytes | None = None, cwd: Path | None = None
+) -> tuple[bytes, str]:
+    """(stdout, stderr) of the real command, without a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "llenhance", *map(str, arguments)],
+        input=data,
+        capture_output=True,
+        env=ENVIRONMENT,
+        cwd=cwd,
+        check=False,
+        timeout=120,
+    )
+    err = done.stderr.decode()
+    assert done.returncode == status, err
+    assert "Traceback" not in err
+    return done.stdout, err
+
+
+def do(source: Path | None, target: Path | None, **choices: Any) -> Report:
+    """One video job with nothing in the place of the network."""
+    report = Report(-1)
+    job = Job(source, target, "video", "lightweight")
+    choice = footage.Choice(**{"stabilize": "off", **choices})
+    footage.check([job], {"lightweight": 1}, choice)
+    footage.enhance(job, lambda image: image, 1, choice, report, recipe="", overwrite=False)
+    return report
+
+
+def sequence(folder: Path, count: int = 12, first: int = 1, name: str = "f_{:05d}.png") -> Path:
+    """Numbered pictures; their pattern."""
+    folder.mkdir(exist_ok=True)
+    for index in range(count):
+        Image.fromarray(clips.picture(index)).save(folder / name.format(first + index))
+    return folder / name.replace("{:05d}", "%05d").replace("{:d}", "%d")
+
+
+def positions(path: Path) -> list[int]:
+    return [clips.position(frame.to_ndarray(format="rgb24")) for frame in clips.decoded(path)[1]]
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def test_a_name_is_a_pattern_only_where_no_file_has_it(tmp_path: Path) -> None:
+    pattern = sequence(tmp_path, 3)
+    assert is_numbered(pattern)
+    assert [number for number, _ in find(pattern)] == [1, 2, 3]
+    for other in ("100%.png", "%05d%d.png", "%s.png", "%5d.png", "%d"):
+        assert not is_numbered(tmp_path / other)
+    pattern.write_bytes(b"")
+    assert not is_numbered(pattern)
+
+
+def test_numbers_are_taken_as_they_are_written(tmp_path: Path) -> None:
+    for name in ("a1.png", "a2.png", "a10.png", "a01.png", "a_3.png", "xa4.png", "a5.png.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [n for n, _ in find(tmp_path / "a%d.png")] == [1, 2, 10]
+    assert [n for n, _ in find(tmp_path / "a%02d.png")] == [1, 10]
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("25", 25), ("23.976", Fraction(23976, 1000)), ("30000/1001", None)]
+)
+def test_frame_rates(text: str, rate: Any) -> None:
+    assert frame_rate(text) == pytest.approx(float(rate or Fraction(30000, 1001)), abs=1e-4)
+    for wrong in ("0", "-1", "x", "1/0", "inf", "2000"):
+        with pytest.raises(Refusal):
+            frame_rate(wrong)
+
+
+def test_raw_formats() -> None:
+    assert raw_format("rgb24:1280x720@25") == RawFormat("rgb24", 1280, 720, Fraction(25))
+    for wrong in ("rgb24", "rgb24:0x720@25", "rgb24:1280x720", "rgb24:1280x720@0", "x:1x1@1;"):
+        with pytest.raises(Refusal):
+            raw_format(wrong)
+    with pytest.raises(Refusal, match="no pixel format 'nonsense'"):
+        videos.check_raw(raw_format("nonsense:8x8@25"))
+
+
+# --- numbered pictures ----------------------------------------------------------------------------
+
+
+def test_pictures_become_a_video_and_a_video_pictures(tmp_path: Path) -> None:
+    pattern = sequence(tmp_path / "in", 12, first=7)
+    target = tmp_path / "out.mkv"
+    do(pattern, target, frame_rate="10", codec="ffv1", pix_fmt="bgr0")
+    times, frames = clips.decoded(target)
+    assert times == pytest.approx([index / 10 for index in range(12)], abs=0.001)
+    for index, frame in enumerate(frames):
+        assert np.array_equal(frame.to_ndarray(format="rgb24"), clips.picture(index))
+    do(target, tmp_path / "p%d.png")
+    names = {f"p{number}.png" for number in range(1, 13)}
+    assert names == {path.name for path in tmp_path.glob("p*")}
+    for index in range(12):
+        assert np.array_equal(
+            np.array(Image.open(tmp_path / f"p{index + 1}.png")), clips.picture(index)
+        )
+
+
+def test_pictures_become_pictures_with_their_numbers(tmp_path: Path) -> None:
+    pattern = sequence(tmp_path / "in", 4, first=98, name="f{:d}.png")
+    do(pattern, tmp_path / "out%04d.png")
+    assert {path.name for path in tmp_path.glob("out*")} == {
+        "out0098.png",
+        "out0099.png",
+        "out0100.png",
+        "out0101.png",
+    }
+
+
+def test_sixteen_bits_stay(tmp_path: Path) -> None:
+    image = (clips.picture(3).astype(np.uint16) << 8) + 77
+    for index in range(2):
+        cv2.imwrite(str(tmp_path / f"d{index}.png"), image[..., ::-1])
+    do(tmp_path / "d%d.png", tmp_path / "e%d.png")
+    assert np.array_equal(cv2.imread(str(tmp_path / "e0.png"), -1), image[..., ::-1])
+    do(tmp_path / "d%d.png", tmp_path / "e.mp4", codec="hevc", preset="ultrafast")
+    frame = clips.decoded(tmp_path / "e.mp4")[1][0]
+    assert max(part.bits for part in frame.format.components) >= 10
+
+
+def test_a_range_a_gap_and_a_damaged_picture(tmp_path: Path) -> None:
+    pattern = sequence(tmp_path / "in", 12)
+    (tmp_path / "in" / "f_00004.png").unlink()
+    (tmp_path / "in" / "f_00006.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    with videos.SequenceReader(pattern, Fraction(10), start=0.2, end=0.6) as reader:
+        frames = list(reader)
+    assert [clips.position(frame.image) for frame in frames] == [2, 4, 4, 6]
+    assert [frame.repeated for frame in frames] == [False, False, True, False]
+    assert reader.notes == [
+        "1 numbers between the first and the last have no file",
+        "the frame at 0:00:00.4 is damaged: the frame before it is shown again",
+    ]
+    Image.fromarray(clips.picture(0, 64, 64)).save(tmp_path / "in" / "f_00008.png")
+    with (
+        videos.SequenceReader(pattern, Fraction(10)) as reader,
+        pytest.raises(MediaError, match=r"changes from 160x96 to 64x64 at f_00008.png"),
+    ):
+        list(reader)
+
+
+def test_sequences_through_the_command(tmp_path: Path) -> None:
+    pattern = sequence(tmp_path, 5)
+    command(pattern.name, *MODEL, cwd=tmp_path)
+    made = sorted(tmp_path.glob("*lightweight*"))
+    assert [path.name for path in made] == [f"f_{n:05d}_lightweight.png" for n in range(1, 6)]
+    assert np.array(Image.open(made[0])).mean() > clips.picture(0).mean()
+    _, err = command(pattern.name, *MODEL, cwd=tmp_path, status=2)
+    assert "f_%05d_lightweight.png exists" in err
+    command(
+        pattern.name, "-o", "out.mp4", *MODEL, *AS_IS, "--frame-rate", "30000/1001", cwd=tmp_path
+    )
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.video[0].average_rate == Fraction(30000, 1001)
+    assert positions(tmp_path / "out.mp4") == list(range(5))
+    _, err = command("out.mp4", "-o", "x.mp4", *MODEL, "--frame-rate", "5", cwd=tmp_path, status=2)
+    assert "--frame-rate goes with numbered pictures" in err
+    _, err = command("out.mp4", "-o", "x_%d.txt", *MODEL, cwd=tmp_path, status=2)
+    assert "pictures are not written as .txt" in err
+    _, err = command("nothing_%d.png", *MODEL, cwd=tmp_path, status=1)
+    assert "no such file" in err
+
+
+def test_a_file_with_such_a_name_is_a_file(tmp_path: Path) -> None:
+    sequence(tmp_path, 3)
+    Image.fromarray(clips.picture(1)).save(tmp_path / "f_%05d.png")
+    command("f_%05d.png", *MODEL, cwd=tmp_path)
+    assert [path.name for path in tmp_path.glob("*lightweight*")] == ["f_%05d_lightweight.png"]
+
+
+# --- pipes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pix_fmt", ["rgb24", "bgr24", "yuv420p", "yuv444p", "rgb48le", "nv12"])
+def test_raw_frames_go_through_a_pipe(pix_fmt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = b""
+    for index in range(6):
+        frame = av.VideoFrame.from_ndarray(clips.picture(index), "rgb24")
+        data += frame.reformat(format=pix_fmt).to_ndarray().tobytes()
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(data)))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(buffer=out))
+    report = do(None, None, raw=f"{pix_fmt}:160x96@25")
+    monkeypatch.undo()
+    assert report.failures == []
+    assert len(out.getvalue()) == len(data)
+    before, after = (np.frombuffer(part, np.uint8) for part in (data, out.getvalue()))
+    if pix_fmt in ("rgb24", "bgr24", "rgb48le"):
+        assert np.array_equal(before, after)
+    else:
+        assert np.abs(before.astype(int) - after).mean() < 1.5
+
+
+def test_raw_frames_through_the_command(tmp_path: Path) -> None:
+    data = b"".join(clips.picture(index).tobytes() for index in range(6))
+    out, _ = command("-", "-o", "-", "--raw", "rgb24:160x96@25", *MODEL, data=data)
+    assert len(out) == len(data)
+    assert np.frombuffer(out, np.uint8).mean() > np.frombuffer(data, np.uint8).mean()
+    same, _ = command("-", "-o", "-", "--raw", "rgb24:160x96@25", *MODEL, *AS_IS, data=data)
+    assert same == data
+    raw = ("--raw", "rgb24:160x96@10")
+    command("-", "-o", tmp_path / "o.mp4", *raw, *MODEL, *AS_IS, data=data)
+    assert clips.decoded(tmp_path / "o.mp4")[0] == pytest.approx([n / 10 for n in range(6)])
+    assert positions(tmp_path / "o.mp4") == list(range(6))
+    _, err = command("-", "-o", "-", "--raw", "rgb24", *MODEL, data=data, status=2)
+    assert "write it as rgb24:1280x720@25" in err
+    _, err = command("-", "-o", "-", "--raw", "rgb24:160x96@25", *MODEL, data=b"", status=1)
+    assert "no frames" in err
+
+
+@pytest.mark.parametrize(
+    ("pix_fmt", "size"),
+    [("yuv420p", (160, 96)), ("yuv444p", (161, 97)), ("yuv422p10le", (160, 96))],
+)
+def test_y4m_both_ways(tmp_path: Path, pix_fmt: str, size: tuple[int, int]) -> None:
+    """A video to Y4M and back: read by FFmpeg's own demuxer in between."""
+    source = clips.clip(
+        tmp_path / "in.mkv", frames=6, codec="ffv1", size=size, pix_fmt=pix_fmt, audio=("aac",)
+    )
+    report = do(source, tmp_path / "out.y4m")
+    assert report.failures == []
+    with av.open(str(tmp_path / "out.y4m"), format="yuv4mpegpipe") as container:
+        stream = container.streams.video[0]
+        assert stream.average_rate == 25
+        assert stream.codec_context.pix_fmt == pix_fmt
+        frames = list(container.decode(video=0))
+    assert len(frames) == 6
+    for frame, original in zip(frames, clips.decoded(source)[1], strict=True):
+        one, other = (f.to_ndarray().astype(int) for f in (frame, original))
+        assert np.abs(one - other).mean() < (4 if "10" in pix_fmt else 1)
+    do(tmp_path / "out.y4m", tmp_path / "back.mp4", preset="ultrafast")
+    assert len(clips.decoded(tmp_path / "back.mp4")[1]) == 6
+
+
+def test_y4m_through_the_command(tmp_path: Path) -> None:
+    source = clips.clip(tmp_path / "in.mp4", frames=6)
+    out, _ = command(source, "-o", "-", *MODEL, *AS_IS)
+    assert out.startswith(b"YUV4MPEG2 W160 H96 F25:1 ")
+    again, _ = command("-", "-o", "-", *MODEL, *AS_IS, data=out)  # known by its first bytes
+    assert len(again) == len(out)
+    command("-", "-o", tmp_path / "o.mkv", *MODEL, *AS_IS, data=out)
+    assert positions(tmp_path / "o.mkv") == list(range(6))
+
+
+def test_a_reader_that_leaves_ends_the_run_quietly(tmp_path: Path) -> None:
+    source = clips.clip(tmp_path / "in.mp4", frames=200)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llenhance", str(source), "-o", "-", *MODEL],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(1000)
+    process.stdout.close()
+    err = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(60) == 1
+    assert err == ""
+
+
+# --- a camera; none is tried here, a stand-in takes its place -------------------------------------
+
+
+class Camera:
+    """Thirty frames a second for ever, as OpenCV's capture."""
+
+    def __init__(self, frames: int = 10**6) -> None:
+        self.count, self.frames, self.released = 0, frames, False
+
+    def read(self) -> tuple[bool, Any]:
+        if self.count >= self.frames:
+            return False, None
+        self.count += 1
+        time.sleep(0.005)
+        return True, np.ascontiguousarray(clips.picture(self.count % 24)[..., ::-1])
+
+    def get(self, _what: int) -> float:
+        return 30.0
+
+    def release(self) -> None:
+        self.released = True
+
+
+@pytest.fixture
+def camera(monkeypatch: pytest.MonkeyPatch) -> Camera:
+    found = Camera()
+    monkeypatch.setattr(video_camera, "open_capture", lambda _: found)
+    return found
+
+
+def test_a_camera_to_a_file_for_a_while(tmp_path: Path, camera: Camera) -> None:
+    report = do(Path("camera:0"), tmp_path / "out.mp4", duration=0.5, preset="ultrafast")
+    assert report.failures == []
+    times, frames = clips.decoded(tmp_path / "out.mp4")
+    assert 2 < len(frames) <= camera.count
+    assert times[0] == 0
+    assert times[-1] == pytest.approx(0.5, abs=0.3)  # at the times when they came
+    assert all(later > earlier for earlier, later in pairwise(times))
+    assert camera.released
+
+
+def test_a_live_window_shows_before_and_after(
+    camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    closed: list[bool] = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "imshow", lambda _, image: shown.append(image))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q") if len(shown) == 5 else -1)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
+    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: closed.append(True))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["camera:0", *MODEL], prog_name="llenhance")
+    assert ended.value.code == 0
+    assert len(shown) == 5
+    assert shown[0].shape == (96, 320, 3)
+    assert shown[0][:, 160:].mean() > shown[0][:, :160].mean()
+    assert closed == [True]
+    assert camera.released
+
+
+def test_a_camera_that_ends_is_an_error(tmp_path: Path, camera: Camera) -> None:
+    camera.frames = 8
+    report = do(Path("camera:0"), tmp_path / "out.mp4", duration=60, preset="ultrafast")
+    assert [reason for _, reason in report.failures] == ["the camera gives no more pictures"]
+    assert list(tmp_path.iterdir()) == []
+    assert camera.released
+
+
+def test_what_a_camera_cannot_do_is_said(
+    tmp_path: Path, camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Refusal, match="--duration"):
+        do(Path("camera:0"), tmp_path / "out.mp4")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    if sys.platform.startswith("linux"):
+        with pytest.raises(Refusal, match="no display"):
+            do(Path("camera:0"), None)
+    with pytest.raises(Refusal, match="goes with a camera"):
+        do(clips.clip(tmp_path / "in.mp4"), tmp_path / "out.mp4", duration=5)
+    with pytest.raises(Refusal, match=r"no container '\.txt'"):
+        do(Path("camera:0"), tmp_path / "out.txt", duration=5)
+    with pytest.raises(Refusal, match="takes a file"):
+        do(Path("camera:0"), tmp_path / "out.mp4", duration=5, preview=True)
+
+
+def test_no_camera_is_one_line(tmp_path: Path) -> None:
+    _, err = command("camera:99", "-o", tmp_path / "o.mp4", "--duration", 1, *MODEL, status=1)
+    assert "there is no camera 99" in err
+    assert len(err.strip().splitlines()) == 1, err

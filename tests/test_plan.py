@@ -1,0 +1,241 @@
+"""Which files are taken, where they go, and what is refused before anything runs."""
+
+import os
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from llenhance import plan as planning
+from llenhance.errors import Refusal
+from llenhance.media import files
+from llenhance.names import shown
+
+PNG = cv2.imencode(".png", np.full((3, 4, 3), 9, np.uint8))[1].tobytes()
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def make(*names):
+    for name in names:
+        path = os.fsencode(name)
+        os.makedirs(os.path.dirname(path) or b".", exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(PNG)
+
+
+def plan(*inputs, output="out/", **options):
+    return planning.plan(inputs, output, models=options.pop("models", ["dln"]), **options)
+
+
+def targets(*inputs, **options):
+    found = plan(*inputs, **options)
+    assert found.failures == []
+    return [(str(job.source), str(job.target)) for job in found.jobs]
+
+
+# --- patterns -------------------------------------------------------------------------------------
+
+
+def test_a_quoted_pattern_is_expanded():
+    make("b.png", "a.png", "c.jpg", ".hidden.png", "sub/d.png")
+    (open("notes.png.txt", "w")).close()
+    assert targets("*.png") == [("a.png", "out/a.png"), ("b.png", "out/b.png")]
+    assert targets("[ab].p?g", output=None) == [("a.png", "a_dln.png"), ("b.png", "b_dln.png")]
+    assert targets("*", output="out/")[:1] == [("a.png", "out/a.png")]  # notes are passed over
+
+
+def test_two_stars_stand_for_any_number_of_folders():
+    make("p/a.png", "p/x/b.png", "p/x/y/c.png", "p/x/y/d.jpg", "p/.git/e.png")
+    assert targets("p/**/*.png") == [
+        ("p/a.png", "out/a.png"), ("p/x/b.png", "out/x/b.png"), ("p/x/y/c.png", "out/x/y/c.png"),
+    ]  # fmt: skip
+    assert [source for source, _ in targets("**/y/*")] == ["p/x/y/c.png", "p/x/y/d.jpg"]
+    assert [source for source, _ in targets("**/*.jpg", output=None)] == ["p/x/y/d.jpg"]
+
+
+def test_two_stars_do_not_follow_links_in_circles():
+    make("p/a.png")
+    for name in ("one", "two", "three"):
+        os.symlink(".", f"p/{name}")
+    found = plan("p/**")
+    assert [str(job.source) for job in found.jobs] == ["p/a.png"]
+    assert len(found.left_out) == 3
+
+
+def test_a_pattern_is_special_only_where_no_file_has_that_name():
+    make("a[1].png", "a1.png", "*.png", "@list.png")
+    assert targets("a[1].png", output="out/") == [("a[1].png", "out/a[1].png")]
+    assert targets("*.png") == [("*.png", "out/*.png")]
+    assert targets("@list.png") == [("@list.png", "out/@list.png")]
+    os.unlink("a[1].png")
+    assert targets("a[1].png") == [("a1.png", "out/a1.png")]
+
+
+def test_a_pattern_or_name_without_a_file_fails():
+    make("a.png")
+    found = plan("*.tif", "", "x" * 5000, "a.png")
+    assert [reason for _, reason in found.failures] == [
+        "nothing matches this pattern", "no such file", "File name too long",
+    ]  # fmt: skip
+    assert [str(job.source) for job in found.jobs] == ["a.png"]
+
+
+# --- lists ----------------------------------------------------------------------------------------
+
+
+def test_a_list_names_paths_as_they_are(tmp_path):
+    names = ["a b.png", "-c.png", "*.png", "@x.png", "e\udcff.png"]
+    make(*names, "dir/in.png")
+    for end in (b"\n", b"\r\n", b"\0"):
+        data = end.join(os.fsencode(name) for name in [*names, "dir"])
+        (tmp_path / "list.txt").write_bytes(data + end)
+        found = [source for source, _ in targets("@list.txt")]
+        assert found == [*names, "dir/in.png"]
+    (tmp_path / "list.txt").write_bytes(b"new\nline.png\0")
+    make("new\nline.png")
+    assert targets("@list.txt") == [("new\nline.png", "out/new\nline.png")]
+
+
+def test_a_list_on_standard_input(monkeypatch):
+    make("a.png", "b.png")
+    read, write = os.pipe()
+    os.write(write, b"\xef\xbb\xbfb.png\n\na.png")
+    os.close(write)
+    with open(read) as stream:
+        monkeypatch.setattr(sys, "stdin", stream)
+        assert [source for source, _ in targets("@-")] == ["b.png", "a.png"]
+
+
+def test_a_list_that_is_not_there_or_names_what_is_not_there(tmp_path):
+    make("a.png")
+    (tmp_path / "list").write_text("a.png\nabsent.png\n")
+    (tmp_path / "empty").write_text("\n")
+    found = plan("@list", "@nowhere", "@empty")
+    assert sorted(found.failures) == [
+        ("@empty", "an empty list"), ("@nowhere", "no such file"), ("absent.png", "no such file"),
+    ]  # fmt: skip
+    assert len(found.jobs) == 1
+
+
+# --- include and exclude --------------------------------------------------------------------------
+
+
+def test_include_and_exclude():
+    make("d/a.png", "d/b.jpg", "d/raw/c.png", "d/raw/deep/e.png", "d/thumbs/f.png")
+
+    def chosen(**patterns):
+        return [source[2:] for source, _ in targets("d", recursive=True, **patterns)]
+
+    assert chosen(include=["*.jpg"]) == ["b.jpg"]
+    assert chosen(include=["*.jpg", "a*"]) == ["a.png", "b.jpg"]
+    assert chosen(exclude=["thumbs", "raw/deep/*"]) == ["a.png", "b.jpg", "raw/c.png"]
+    assert chosen(include=["*.png"], exclude=["raw"]) == ["a.png", "thumbs/f.png"]
+    found = plan("d", exclude=["*"])
+    assert found.failures == [("d", "no pictures or videos in this folder that the patterns leave")]
+    assert targets("d/*.png", "d/b.jpg", exclude=["b*"]) == [("d/a.png", "out/a.png")]
+
+
+# --- links and odd files --------------------------------------------------------------------------
+
+
+def test_links_that_lead_out_are_left_out_and_named(tmp_path):
+    make("tree/a.png", "tree/sub/b.png", "else/c.png")
+    os.symlink("../else/c.png", "tree/out.png")
+    os.symlink("sub/b.png", "tree/in.png")
+    os.symlink("../else", "tree/folder")
+    found = plan("tree", recursive=True)
+    assert [str(job.source) for job in found.jobs] == [
+        "tree/a.png",
+        "tree/in.png",
+        "tree/sub/b.png",
+    ]
+    assert [name for name, _ in found.left_out] == ["tree/folder", "tree/out.png"]
+    assert plan("tree/out.png").jobs  # named itself it is taken
+
+
+def test_nothing_is_written_through_a_link_out_of_the_output(tmp_path):
+    make("tree/sub/a.png")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Refusal, match="leads out of the output folder"):
+        plan("tree", recursive=True)
+
+
+def test_what_will_fail_is_known_to_the_plan(tmp_path):
+    make("d/good.png")
+    (tmp_path / "d" / "empty.jpg").write_bytes(b"")
+    (tmp_path / "d" / "text.jpg").write_text("I am no picture")
+    (tmp_path / "d" / "notes.txt").write_text("nor I")
+    (tmp_path / "d" / "named.png").mkdir()
+    os.mkfifo("d/fifo.png")
+    os.symlink("nowhere", "d/dangling.png")
+    found = plan("d")
+    assert [str(job.source) for job in found.jobs] == ["d/good.png"]
+    assert dict(found.failures) == {
+        "d/dangling.png": "a link that leads nowhere",
+        "d/empty.jpg": "is empty",
+        "d/fifo.png": "not a regular file",
+        "d/text.jpg": "is not a picture of a format that is read",
+    }
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read_is_a_failure(tmp_path):
+    make("d/good.png", "d/closed.png", "d/sub/b.png")
+    (tmp_path / "d" / "closed.png").chmod(0)
+    (tmp_path / "d" / "sub").chmod(0)
+    found = plan("d", recursive=True)
+    (tmp_path / "d" / "sub").chmod(0o755)
+    assert len(found.failures) == 2
+    assert len(found.jobs) == 1
+
+
+def test_a_folder_that_cannot_be_read_takes_only_itself(monkeypatch):
+    make("d/a.png", "d/sub/b.png")
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(files.os, "scandir", denied)
+    found = plan("d", recursive=True)
+    assert found.failures == [("d/sub", "cannot be read: Permission denied")]
+    assert [str(job.source) for job in found.jobs] == ["d/a.png"]
+
+
+# --- formats --------------------------------------------------------------------------------------
+
+
+def test_ext_chooses_the_format(tmp_path):
+    make("d/a.png")
+    (tmp_path / "d" / "v.avi").write_bytes(b"RIFF\0\0\0\0AVI " + bytes(50))
+    assert targets("d", ext="jpg") == [("d/a.png", "out/a.jpg"), ("d/v.avi", "out/v.mp4")]
+    assert targets("d", ext=".MKV") == [("d/a.png", "out/a.png"), ("d/v.avi", "out/v.mkv")]
+    assert targets("d/a.png", ext="tif", output=None) == [("d/a.png", "d/a_dln.tif")]
+    for wrong in ("xyz", "heic", ""):
+        with pytest.raises(Refusal, match="--ext"):
+            plan("d", ext=wrong)
+    with pytest.raises(Refusal, match=r"--ext goes with .* not with -o b\.png"):
+        plan("d/a.png", output="b.png", ext="jpg")
+
+
+def test_a_format_that_is_only_read_is_refused_as_output():
+    make("a.png")
+    with pytest.raises(Refusal, match=r"not written as \.heic"):
+        plan("a.png", output="b.heic")
+
+
+# --- names that are shown -------------------------------------------------------------------------
+
+
+def test_names_are_shown_in_one_line():
+    assert shown("a b — é 日本 👩‍👧.jpg") == "a b — é 日本 👩‍👧.jpg"
+    assert shown("a\nb\tc\x1b[31m\u202e\udcff\u2028") == "a\\nb\\tc\\x1b[31m\\u202e\\xff\\u2028"
