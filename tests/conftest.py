@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 
 # Threads that spin beside each other make a small machine many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Under nohup a command rightly ignores SIGHUP; the commands of these tests are to be hung up.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
