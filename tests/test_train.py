@@ -399,3 +399,18 @@ def test_a_recipe_names_the_folders_that_it_needs(folder):
             _read(*given, None, 9, recipe)
     data = _read((), normal, dark, None, 9, RECIPES["enlightengan"])
     assert draw_unpaired(data, View(32, 32, 1), np.random.default_rng(0))["low"].shape[0] == 1
+
+
+def test_lamps_stay_white_in_a_short_exposure():
+    from llenhance.train.data import with_lamps
+
+    plain = np.full((96, 128, 3), 0.3, np.float32)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        scene = with_lamps(plain, rng)
+        assert scene.dtype == np.float32
+        assert (scene >= plain).all()
+        assert scene.max() > 1.5
+        assert np.median(scene) < 0.6  # most of the picture is no lamp
+        low = underexpose(scene, np.random.default_rng(seed))
+        assert low.max() > 4 * np.median(low)

@@ -149,8 +149,31 @@ def stack(crops: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.stack(crops).transpose(0, 3, 1, 2))
 
 
+def with_lamps(high: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """One to three lamps in a picture (H, W, 3) in [0, 1]: discs of 4 to 60 times white, glowing.
+
+    The result goes far above 1, so that a short exposure of it still shows them white. Without
+    lamps in the made pictures, networks learn to draw dark rings around the real ones.
+    """
+    height, width = high.shape[:2]
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    scene = high.copy()
+    for _ in range(rng.integers(1, 4)):
+        radius = max(1.0, rng.uniform(0.01, 0.08) * min(height, width))
+        top, left = rng.uniform(0, height), rng.uniform(0, width)
+        distance = np.hypot(y - np.float32(top), x - np.float32(left)) / np.float32(radius)
+        disc = 1 / (1 + np.exp(np.minimum(8 * (distance - 1), 60)))
+        glow = np.float32(rng.uniform(0.003, 0.03)) / (1 + distance**2)
+        warm = 1 - rng.uniform(0, 0.5) * np.array([0, 0.4, 1], np.float32)
+        peak = np.float32(np.exp(rng.uniform(np.log(4), np.log(60))))
+        scene += (peak * (disc + glow))[..., None] * warm.astype(np.float32)
+    return scene
+
+
 def underexpose(high: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """A made dark picture that looks like a short exposure, from a normal one (H, W, 3).
+
+    Light above 1 in ``high`` is what a longer exposure clips and this one may not.
 
     A nearly linear gain of 0.03 to 0.25, a mild gamma, a slight colour cast, noise that grows with
     the signal, and 8-bit quantisation: what real pairs of short and long exposures show.

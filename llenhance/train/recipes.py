@@ -26,7 +26,7 @@ from ..networks.lightweight import Lightweight
 from ..networks.neid import NEID, Decoder, halve
 from ..networks.residual import Residual, darken
 from . import losses, schedules
-from .data import Data, Picture, View, cut, stack, underexpose
+from .data import Data, Picture, View, cut, stack, underexpose, with_lamps
 
 Modules = dict[str, Any]  # nn.Module, whose own methods the type checker cannot know
 Batch = dict[str, Tensor]
@@ -92,6 +92,8 @@ def to_tensor(crops: list[np.ndarray]) -> Tensor:
 def draw_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
     """low and high: real pairs, one in eight made from a normal picture, one in sixteen bright.
 
+    Half of the made ones have lamps in them.
+
     A bright input is a normal picture with at most a third of its light gone: it must come back
     nearly unchanged.
     """
@@ -105,7 +107,8 @@ def draw_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
                 low = high * np.float32(rng.uniform(0.67, 1))
                 low = np.round(low * 255).astype(np.float32) / np.float32(255)
             else:
-                low = underexpose(high, rng)
+                scene = with_lamps(high, rng) if rng.random() < 0.5 else high
+                low, high = underexpose(scene, rng), np.minimum(scene, np.float32(1))
         else:
             pair = data.pairs[rng.choice(len(shares), p=shares)]
             low, high = cut([pair.low, pair.high], view, rng)
