@@ -18,12 +18,16 @@ from llenhance.train.data import (
     Data,
     Pair,
     View,
+    compressed,
     cut,
+    in_shade,
     lose_light,
     matched,
     one_per_scene,
     read_pairs,
+    rexpose,
     underexpose,
+    with_lamps,
 )
 from llenhance.train.loop import Run, Trainer
 from llenhance.train.paper import PAPER
@@ -402,8 +406,6 @@ def test_a_recipe_names_the_folders_that_it_needs(folder):
 
 
 def test_lamps_stay_white_in_a_short_exposure():
-    from llenhance.train.data import with_lamps
-
     plain = np.full((96, 128, 3), 0.3, np.float32)
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -414,3 +416,44 @@ def test_lamps_stay_white_in_a_short_exposure():
         assert np.median(scene) < 0.6  # most of the picture is no lamp
         low = underexpose(scene, np.random.default_rng(seed))
         assert low.max() > 4 * np.median(low)
+
+
+def test_uneven_light_keeps_the_order_of_what_is_lit():
+    high = np.full((64, 96, 3), 0.8, np.float32)
+    high[:, 40:50] = 0  # black stays black, however much light falls on it
+    for seed in range(20):
+        scene, wanted = in_shade(high, np.random.default_rng(seed))
+        assert scene.dtype == wanted.dtype == np.float32
+        assert (scene <= wanted).all()
+        assert (wanted <= high).all()
+        assert not wanted[:, 40:50].any()
+        lit = high > 0
+        light = scene[lit] / high[lit]
+        assert light.min() >= 0.019
+        np.testing.assert_allclose(wanted[lit] / high[lit], np.cbrt(light), rtol=1e-4)
+        assert light.std() > 0.05
+
+
+def test_compression_and_another_exposure_stay_pictures_of_8_bits():
+    steps = np.tile(np.linspace(0, 0.3, 64, dtype=np.float32)[None, :, None], (48, 1, 3))
+    gains = []
+    for seed in range(30):
+        for made in (compressed, rexpose):
+            low = made(steps, np.random.default_rng(seed))
+            assert low.shape == steps.shape
+            assert low.dtype == np.float32
+            np.testing.assert_allclose(low * 255, np.round(low * 255), atol=1e-4)
+        assert abs(compressed(steps, np.random.default_rng(seed)) - steps).mean() < 0.01
+        gains.append(low.mean() / steps.mean())
+    assert 0.55 < min(gains) < 0.8
+    assert 1.3 < max(gains) < 1.65
+
+
+def test_half_of_the_residual_pairs_keep_their_true_alpha():
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    data = Data([Pair("a", "a", photo // 10, photo)], [1.0], [photo], [photo], [])
+    made = np.concatenate(
+        [draw_modelled(data, View(32, 32, 8), rng)["made"].flatten() for _ in range(40)]
+    )
+    assert 0.4 < made.mean() < 0.6

@@ -170,6 +170,19 @@ def with_lamps(high: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
     return scene
 
 
+def in_shade(
+    high: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(the scene, the picture wanted of it) with light that falls unevenly on a picture (H, W, 3).
+
+    The light goes smoothly from 1 down to as little as 0.02. What is wanted keeps its cube root:
+    places in the dark become visible and stay darker than the lit ones, and black stays black.
+    """
+    coarse = np.log(rng.uniform(0.02, 1, (4, 4)).astype(np.float32))
+    light = np.exp(cv2.resize(coarse, high.shape[1::-1], interpolation=cv2.INTER_LINEAR))[..., None]
+    return high * light, high * np.cbrt(light)
+
+
 def underexpose(high: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """A made dark picture that looks like a short exposure, from a normal one (H, W, 3).
 
@@ -186,6 +199,21 @@ def underexpose(high: NDArray[np.float32], rng: np.random.Generator) -> NDArray[
     deviation = np.sqrt(shot * gain * low + floor**2)
     noise = rng.standard_normal(low.shape, np.float32)
     return np.round(np.clip(low + deviation * noise, 0, 1) * 255).astype(np.float32) / 255
+
+
+def compressed(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """A picture (H, W, 3) in [0, 1] after JPEG of quality 50 to 95, as dark photos mostly are."""
+    bytes_ = np.round(image[:, :, ::-1] * 255).astype(np.uint8)
+    quality = int(rng.integers(50, 96))
+    _, encoded = cv2.imencode(".jpg", bytes_, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded: Any = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    return decoded[:, :, ::-1].astype(np.float32) / np.float32(255)
+
+
+def rexpose(low: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """A real dark picture (H, W, 3) at 0.6 to 1.6 times its exposure, in 8 bits."""
+    gain = np.exp(rng.uniform(np.log(0.6), np.log(1.6)))
+    return np.round(np.clip(low * gain, 0, 1) * 255).astype(np.float32) / 255
 
 
 def lose_light(

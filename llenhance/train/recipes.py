@@ -26,7 +26,18 @@ from ..networks.lightweight import Lightweight
 from ..networks.neid import NEID, Decoder, halve
 from ..networks.residual import Residual, darken
 from . import losses, schedules
-from .data import Data, Picture, View, cut, stack, underexpose, with_lamps
+from .data import (
+    Data,
+    Picture,
+    View,
+    compressed,
+    cut,
+    in_shade,
+    rexpose,
+    stack,
+    underexpose,
+    with_lamps,
+)
 
 Modules = dict[str, Any]  # nn.Module, whose own methods the type checker cannot know
 Batch = dict[str, Tensor]
@@ -89,32 +100,47 @@ def to_tensor(crops: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(stack(crops))
 
 
-def draw_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
-    """low and high: real pairs, one in eight made from a normal picture, one in sixteen bright.
+def _made_pair(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high) from a normal picture: half have lamps, a quarter uneven light, a third JPEG."""
+    scene = with_lamps(high, rng) if rng.random() < 0.5 else high
+    wanted = scene
+    if rng.random() < 0.25:
+        scene, wanted = in_shade(scene, rng)
+    low = underexpose(scene, rng)
+    if rng.random() < 1 / 3:
+        low = compressed(low, rng)
+    return low, np.minimum(wanted, np.float32(1))
 
-    Half of the made ones have lamps in them.
+
+def _pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high): eleven in sixteen real, four made from a normal picture, one bright.
+
+    A third of the real ones are shown at another exposure: how light the high one is must be
+    decided by what is seen, not by how dark the low one is.
 
     A bright input is a normal picture with at most a third of its light gone: it must come back
     nearly unchanged.
     """
-    lows, highs = [], []
-    shares = np.asarray(data.shares) / sum(data.shares)
-    for _ in range(view.batch):
-        kind = rng.random()
-        if data.normal and kind < 3 / 16:
-            (high,) = cut([data.normal[rng.integers(len(data.normal))]], view, rng)
-            if kind < 1 / 16:
-                low = high * np.float32(rng.uniform(0.67, 1))
-                low = np.round(low * 255).astype(np.float32) / np.float32(255)
-            else:
-                scene = with_lamps(high, rng) if rng.random() < 0.5 else high
-                low, high = underexpose(scene, rng), np.minimum(scene, np.float32(1))
-        else:
-            pair = data.pairs[rng.choice(len(shares), p=shares)]
-            low, high = cut([pair.low, pair.high], view, rng)
-        lows.append(low)
-        highs.append(high)
-    return {"low": to_tensor(lows), "high": to_tensor(highs)}
+    kind = rng.random()
+    if kind < 11 / 16 or not data.normal:
+        shares = np.asarray(data.shares) / sum(data.shares)
+        pair = data.pairs[rng.choice(len(shares), p=shares)]
+        low, high = cut([pair.low, pair.high], view, rng)
+        return (rexpose(low, rng) if rng.random() < 1 / 3 else low), high
+    # Highs of pairs are normal pictures too.
+    source = int(rng.integers(len(data.normal) + len(data.pairs)))
+    extra = source - len(data.normal)
+    (high,) = cut([data.pairs[extra].high if extra >= 0 else data.normal[source]], view, rng)
+    if kind < 15 / 16:
+        return _made_pair(high, rng)
+    low = high * np.float32(rng.uniform(0.67, 1))
+    return np.round(low * 255).astype(np.float32) / np.float32(255), high
+
+
+def draw_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
+    """low and high, real and made."""
+    lows, highs = zip(*(_pair(data, view, rng) for _ in range(view.batch)), strict=True)
+    return {"low": to_tensor(list(lows)), "high": to_tensor(list(highs))}
 
 
 def _modelled(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float, np.ndarray]:
@@ -133,30 +159,35 @@ def _modelled(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, f
 
 
 def draw_modelled(data: Data, view: View, rng: np.random.Generator) -> Batch:
-    """Half real pairs at alpha 1, half made by the residual paper's model with their alpha."""
-    return _draw_modelled(data, view, rng, real=0.5)
+    """Half pairs as the other methods see them, at alpha 1; half made by the paper's model.
+
+    Lamps are in a third of the latter: white stays white in that model, whatever alpha is.
+    """
+    return _draw_modelled(data, view, rng, modelled=0.5, lamps=1 / 3)
 
 
 def draw_made(data: Data, view: View, rng: np.random.Generator) -> Batch:
     """Only pairs made by the residual paper's model."""
-    return _draw_modelled(data, view, rng, real=0.0)
+    return _draw_modelled(data, view, rng, modelled=1.0, lamps=0.0)
 
 
-def _draw_modelled(data: Data, view: View, rng: np.random.Generator, real: float) -> Batch:
+def _draw_modelled(
+    data: Data, view: View, rng: np.random.Generator, modelled: float, lamps: float
+) -> Batch:
     """``alpha``: (N, 1, 1, 1); ``difference``: the true map I_D; ``made``: 1 where known."""
-    shares = np.asarray(data.shares) / sum(data.shares)
     sources = data.normal or [pair.high for pair in data.pairs]
     lows, highs, alphas, differences, made = [], [], [], [], []
     for _ in range(view.batch):
-        if rng.random() < real:
-            pair = data.pairs[rng.choice(len(shares), p=shares)]
-            low, high = cut([pair.low, pair.high], view, rng)
-            alpha, difference = 1.0, high - low
-            made.append(0.0)
-        else:
+        if rng.random() < modelled:
             (high,) = cut([sources[rng.integers(len(sources))]], view, rng)
+            if rng.random() < lamps:
+                high = np.minimum(with_lamps(high, rng), np.float32(1))
             low, alpha, difference = _modelled(high, rng)
             made.append(1.0)
+        else:
+            low, high = _pair(data, view, rng)
+            alpha, difference = 1.0, high - low
+            made.append(0.0)
         lows.append(low)
         highs.append(high)
         alphas.append(alpha)
