@@ -457,3 +457,14 @@ def test_half_of_the_residual_pairs_keep_their_true_alpha():
         [draw_modelled(data, View(32, 32, 8), rng)["made"].flatten() for _ in range(40)]
     )
     assert 0.4 < made.mean() < 0.6
+
+
+def test_black_is_asked_to_stay_without_colour_and_light_is_not():
+    given = torch.zeros(1, 3, 16, 32)
+    given[..., 16:] = 0.2
+    navy = torch.tensor([0.1, 0.15, 0.3]).view(1, 3, 1, 1).expand(1, 3, 16, 32)
+    grey = torch.full_like(navy, 0.3)
+    dark_half = losses.colour_of_black(navy[..., :16], given[..., :16])
+    torch.testing.assert_close(dark_half, torch.tensor(0.2))
+    assert losses.colour_of_black(navy[..., 16:], given[..., 16:]) < 1e-6
+    assert losses.colour_of_black(grey, given) == 0

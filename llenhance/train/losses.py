@@ -72,6 +72,15 @@ def colour_angle(a: Tensor, b: Tensor, size: int = 8) -> Tensor:
     return (1 - F.cosine_similarity(a, b, dim=1)).mean()
 
 
+def colour_of_black(output: Tensor, given: Tensor, size: int = 8) -> Tensor:
+    """Mean spread of the channels of output blocks, where the input is too dark to have a colour.
+
+    Each size x size block counts by exp(-luma / 0.01) of the ``given`` picture.
+    """
+    block, dark = (F.avg_pool2d(x, size) for x in (output, given))
+    return ((block.amax(1) - block.amin(1)) * torch.exp(-dark.mean(1) / 0.01)).mean()
+
+
 def total_variation(x: Tensor) -> Tensor:
     """DLN's smoothness term: twice the mean squared vertical and horizontal differences."""
     dy, dx = x.diff(dim=2), x.diff(dim=3)

@@ -332,11 +332,13 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
         return terms
     # The fixed features are weaker than VGG's, so they weigh more; and since they see luma
     # only, the input's own colours are preserved by a term beside them. Without it the
-    # network paints yellow skies and blue halos that the discriminators let pass.
+    # network paints yellow skies and blue halos that the discriminators let pass. Black has no
+    # colour to preserve: without its own term it becomes navy.
     share = 1 if isinstance(modules["features"], losses.VGG16) else 3
     return terms | {
         "features": share * preserved(modules, batch, fake),
         "colours": 10 * losses.colour_angle(fake, batch["low"]),
+        "black": 2 * losses.colour_of_black(fake, batch["input"]),
         "features_local": share * preserved_locally(modules, batch, fake),
     }
 
