@@ -9,8 +9,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+from .engines import available_threads
 from .errors import Refusal
 from .media import videos
+from .media.picture import MAX_PIXELS
 from .media.video_places import RawFormat, camera_number, find, frame_rate, is_numbered, raw_format
 
 Start = float | Fraction | None  # seconds from the first frame
@@ -39,6 +41,9 @@ class Choice:
     preview: bool = False
     frame_rate: str | None = None  # of numbered pictures
     raw: str | None = None  # PIXELS:WxH@RATE of standard input; PIXELS of standard output
+    max_pixels: int = MAX_PIXELS  # of a frame, checked before it is decoded
+    strip: bool = False  # write no metadata
+    quality: int | None = None  # of numbered pictures
 
     @property
     def raw_format(self) -> RawFormat | None:
@@ -49,7 +54,17 @@ class Choice:
 
 
 # What does not change a frame: a run with another choice of these goes on from the same pieces.
-INDIFFERENT = {"verify", "restart", "preview", "allow_truncated", "raw", "duration"}
+INDIFFERENT = {
+    "verify",
+    "restart",
+    "preview",
+    "allow_truncated",
+    "raw",
+    "duration",
+    "max_pixels",
+    "strip",
+    "quality",
+}
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,7 @@ def open_source(path: Path | None, choice: Choice, *, exact: bool = True) -> Sou
         "on_error": choice.on_error,
         "allow_truncated": choice.allow_truncated,
         "end": choice.end,
+        "max_pixels": choice.max_pixels,
     }
     if path is None:
         pipe = videos.PipeReader(sys.stdin.buffer, choice.raw_format, start=choice.start, **choices)
@@ -102,7 +118,7 @@ def open_source(path: Path | None, choice: Choice, *, exact: bool = True) -> Sou
         return Source(camera.info, lambda _: camera, [], once=True)
     if is_numbered(path):
         rate = frame_rate(choice.frame_rate or _RATE)
-        info = videos.SequenceReader(path, rate).info
+        info = videos.SequenceReader(path, rate, max_pixels=choice.max_pixels).info
         stats = [file.stat() for _, file in find(path)]
         state = [
             len(stats),
@@ -112,11 +128,13 @@ def open_source(path: Path | None, choice: Choice, *, exact: bool = True) -> Sou
         return Source(
             info, lambda start: videos.SequenceReader(path, rate, start=start, **choices), state
         )
-    info = videos.probe(path)
+    info = videos.probe(path, choice.max_pixels)
     stat = path.stat()
     return Source(
         info,
-        lambda start: videos.VideoReader(path, info=info, start=start, exact=exact, **choices),
+        lambda start: videos.VideoReader(
+            path, info=info, start=start, exact=exact, threads=available_threads(), **choices
+        ),
         [stat.st_size, stat.st_mtime_ns],
         path=path,
     )

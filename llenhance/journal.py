@@ -2,7 +2,8 @@
 
 The journal is a file of JSON lines in the folder. A line is added when its target has its name, so
 every line is true; the last line of a target counts. A line that a kill or a full disk has torn is
-passed over: its target is then kept as any file that the journal does not know.
+passed over: its target is then kept as any file that the journal does not know. A large journal of
+which most lines count no more is written anew, whole by rename, by the next one to open it alone.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
 
 from .errors import MediaError
 from .media import files
+from .media.video_places import find, is_numbered
 
 NAME = ".llenhance-journal.jsonl"
 SYNC = 1.0  # seconds between two syncs: each costs a flush of the disk, and each target had one
+SMALL = 1 << 20  # bytes: a journal that is not worth to be written anew
 
 Recipe = Mapping[str, Any]  # everything but the input that decides the bytes of a target
 State = tuple[int, int]  # size in bytes and time of change in nanoseconds
@@ -26,9 +30,13 @@ Entry = dict[str, Any]
 
 
 def state(path: Path) -> State:
-    """What tells that a file is still the one it was; raises OSError."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    """What tells that a file, or numbered pictures, are still what they were; raises OSError."""
+    try:
+        pictures = [file for _, file in find(path)] if is_numbered(path) else [path]
+    except MediaError as error:
+        raise OSError(str(error)) from None
+    found = [file.stat() for file in pictures or [path]]
+    return sum(one.st_size for one in found), max(one.st_mtime_ns for one in found)
 
 
 def read(folder: Path) -> dict[str, Entry]:
@@ -37,14 +45,19 @@ def read(folder: Path) -> dict[str, Entry]:
         data = files.read(folder / NAME)
     except MediaError:
         return {}
-    entries = {}
+    return {name: entry for name, (entry, _) in _latest(data).items()}
+
+
+def _latest(data: bytes) -> dict[str, tuple[Entry, bytes]]:
+    """What the last whole line of each target says, and the line."""
+    latest = {}
     for line in data.splitlines():
         try:
             entry = json.loads(line)
-            entries[entry["target"]] = entry
+            latest[entry["target"]] = entry, line
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
-    return entries
+    return latest
 
 
 def judge(
@@ -82,11 +95,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         """Raises OSError where it cannot be written; a link is not followed."""
         self.folder = folder
-        path = folder / NAME
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY", "O_NONBLOCK"):
-            flags |= getattr(os, name, 0)
-        self.file = os.fdopen(os.open(path, flags, 0o666), "r+b", buffering=0)
+        self.file = _open(folder / NAME)
         self.synced = 0.0
         self.torn = False
         try:
@@ -133,3 +142,57 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _open(path: Path) -> FileIO:
+    """Open a journal for adding, after writing it anew where that is worth it; raises OSError."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+    for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY", "O_NONBLOCK"):
+        flags |= getattr(os, name, 0)
+    while True:
+        file = FileIO(os.open(path, flags, 0o666), "r+")
+        try:
+            if not _renewed(file, path) and _shared(file, path):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # another one has the name by now
+
+
+def _renewed(file: FileIO, path: Path) -> bool:
+    """Write a journal anew that is large and mostly out of date, where no other run has it open."""
+    if os.fstat(file.fileno()).st_size <= SMALL or not _lock(file, alone=True):
+        return False
+    file.seek(0)
+    data = file.readall() or b""
+    kept = b"".join(line + b"\n" for _, line in _latest(data).values())
+    if 2 * len(kept) > len(data):
+        return False
+    try:
+        with files.publish(path, overwrite=True, like=path) as temporary:
+            temporary.write_bytes(kept)
+    except MediaError:  # no room, perhaps: the old one serves as well
+        return False
+    return True
+
+
+def _shared(file: FileIO, path: Path) -> bool:
+    """Keep others from writing it anew as long as it is open; False where that has happened."""
+    _lock(file, alone=False)
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: FileIO, *, alone: bool) -> bool:
+    """Lock a file alone, if no one else has, or with others, which waits; False where it fails, and
+    where the system has no such locks: there a journal is never written anew."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if alone else fcntl.LOCK_SH)
+    except (ImportError, OSError):
+        return False
+    return True

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import itertools
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from . import journal
-from .errors import MediaError, Refusal
+from .errors import Refusal
+from .inputs import STREAM, Found, Input, Source, collect, expand, is_sequence, is_special
 from .media import files, images
-from .media.video_places import camera_number, find, is_numbered
-
-SNIFFED = 4096  # bytes: a camera's raw file and a TIFF differ only that far in
-STREAM = "-"  # stdin as an input, stdout as an output
-Y4M = b"YUV4MPEG2"  # how such frames on standard input begin
-MAGIC = frozenset("*?[")
+from .media.video_places import camera_number, folder_of, is_numbered
 
 
 @dataclass(frozen=True)
@@ -68,35 +61,6 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Input:
-    """A path that the command line names: by itself, or through a pattern or a list."""
-
-    path: Path | None  # None is standard input
-    under: Path | None = None  # its place below the part of the pattern that holds no wildcard
-    matched: bool = False  # by a pattern: what is no picture is passed over
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file to enhance; ``under`` is its place in the tree of the input folder it was found in."""
-
-    path: Path | None
-    kind: str
-    format: str | None  # of a picture, by its bytes
-    folder: Path | None = None
-    under: Path | None = None
-
-
-@dataclass
-class Found:
-    """What the inputs come to."""
-
-    sources: list[Source] = field(default_factory=list)
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class Names:
     """How targets are named."""
 
@@ -139,10 +103,10 @@ def plan(
     input, that two inputs would share, or that lies in the input folder.
     """
     found = Found()
-    several = len(inputs) > 1 or any(_is_special(name) for name in inputs)
-    named = list(_expand(inputs, found))
+    several = len(inputs) > 1 or any(is_special(name) for name in inputs)
+    named = list(expand(inputs, found))
     _refuse_output_inside_input(named, output)
-    _collect(named, recursive, include, exclude, found, raw)
+    collect(named, recursive, include, exclude, found, raw)
     sources = found.sources
     to_folder = output not in (None, STREAM) and (
         os.path.isdir(output)
@@ -168,186 +132,6 @@ def plan(
     return Plan(jobs, found.failures, found.left_out)
 
 
-# --- inputs ---------------------------------------------------------------------------------------
-
-
-def _is_special(name: str) -> bool:
-    """Whether a word is a list or a pattern, and no file has exactly that name."""
-    return (name.startswith("@") or not MAGIC.isdisjoint(name)) and not os.path.lexists(name)
-
-
-def _expand(inputs: Sequence[str], found: Found) -> Iterator[Input]:
-    """Every path that the inputs name."""
-    for name in inputs:
-        if name == STREAM:
-            yield Input(None)
-        elif not name:
-            found.failures.append(("''", "no such file"))
-        elif not _is_special(name):
-            yield Input(Path(name))
-        elif name.startswith("@"):
-            try:
-                for path in _listed(name[1:]):
-                    yield Input(Path(path))
-            except MediaError as error:
-                found.failures.append((name, str(error)))
-        else:
-            matches = list(_matches(name, found))
-            if not matches:
-                found.failures.append((name, "nothing matches this pattern"))
-            yield from matches
-
-
-def _listed(name: str) -> list[str]:
-    """The paths in a list, one a line or each ended by NUL; "-" is the list on standard input."""
-    data = sys.stdin.buffer.read() if name == STREAM else files.read(Path(name))
-    if b"\0" in data:
-        lines = data.split(b"\0")
-    else:
-        text = data.removeprefix(b"\xef\xbb\xbf")  # as some editors begin a file
-        lines = [line.removesuffix(b"\r") for line in text.split(b"\n")]
-    paths = [os.fsdecode(line) for line in lines if line]
-    if not paths:
-        raise MediaError("an empty list")
-    return paths
-
-
-def _matches(pattern: str, found: Found) -> Iterator[Input]:
-    """What a shell with ``**`` would make of a pattern; links to folders end a ``**``."""
-    parts = Path(pattern).parts
-    fixed = list(itertools.takewhile(MAGIC.isdisjoint, parts))
-    base = Path(*fixed)
-    if "**" not in parts:
-        for name in sorted(glob.glob(pattern), key=os.fsencode):
-            path = Path(name)
-            yield Input(path, None if os.path.isdir(path) else path.relative_to(base), matched=True)
-    elif os.path.isdir(base):
-        wild = parts[len(fixed) :]
-        for path in files.walk(base, True, _trouble(found)):
-            under = path.relative_to(base)
-            if _fits(under.parts, wild):
-                yield Input(path, under, matched=True)
-
-
-def _fits(parts: tuple[str, ...], wild: tuple[str, ...]) -> bool:
-    """Whether a path matches a pattern in which ``**`` stands for any number of folders."""
-    if not wild:
-        return not parts
-    if wild[0] == "**":
-        return any(_fits(parts[skipped:], wild[1:]) for skipped in range(len(parts) + 1))
-    return bool(parts) and fnmatch.fnmatch(parts[0], wild[0]) and _fits(parts[1:], wild[1:])
-
-
-def _trouble(found: Found) -> Callable[[Path, str, bool], None]:
-    """Keeps what :func:`files.walk` tells."""
-
-    def told(path: Path, reason: str, failure: bool) -> None:
-        (found.failures if failure else found.left_out).append((str(path), reason))
-
-    return told
-
-
-def _collect(
-    named: Sequence[Input],
-    recursive: bool,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    found: Found,
-    raw: bool,
-) -> None:
-    """Recognise every file that was named, or that lies in a folder that was."""
-
-    def chosen(under: Path) -> bool:
-        return (not include or _any(under, include)) and not _any(under, exclude)
-
-    for item in named:
-        path = item.path
-        if path is None:
-            kind = "video" if raw or _frames_wait() else "picture"
-            found.sources.append(Source(None, kind, None))
-        elif camera_number(path) is not None or _is_sequence(path):
-            found.sources.append(Source(path, "video", None))
-        elif os.path.isdir(path):
-            before = len(found.sources) + len(found.failures)
-            for file in files.walk(path, recursive, _trouble(found)):
-                if chosen(file.relative_to(path)):
-                    _add(file, found, folder=path, under=file.relative_to(path), matched=True)
-            if before == len(found.sources) + len(found.failures) and not item.matched:
-                chosen_from = " that the patterns leave" if include or exclude else ""
-                reason = f"no pictures or videos in this folder{chosen_from}"
-                found.failures.append((str(path), reason))
-        elif chosen(item.under or Path(path.name)):
-            _add(path, found, under=item.under, matched=item.matched)
-
-
-def _frames_wait() -> bool:
-    """Whether standard input is a video with a header of its own (Y4M)."""
-    start: bytes = getattr(sys.stdin.buffer, "peek", bytes)(len(Y4M))
-    return start.startswith(Y4M)
-
-
-def _is_sequence(path: Path) -> bool:
-    """Whether a name stands for numbered pictures of which there are some."""
-    if images.format_of_suffix(path.suffix) is None or not is_numbered(path):
-        return False
-    try:
-        return bool(find(path))
-    except MediaError:
-        return False
-
-
-def _any(under: Path, patterns: Sequence[str]) -> bool:
-    """Whether a file's name, a folder that it lies in, or its whole path matches a pattern."""
-    words = (*under.parts, under.as_posix())
-    return any(fnmatch.fnmatch(word, pattern) for pattern in patterns for word in words)
-
-
-def _add(
-    path: Path,
-    found: Found,
-    *,
-    folder: Path | None = None,
-    under: Path | None = None,
-    matched: bool,
-) -> None:
-    """Add a file as a source or as a failure; ``matched``: it is passed over if it is neither."""
-    try:
-        source = _recognise(path)
-    except MediaError as error:
-        if not matched or _is_named_like_ours(path):
-            found.failures.append((str(path), str(error)))
-        return
-    if source is not None:
-        found.sources.append(replace(source, folder=folder, under=under))
-    elif not matched:
-        found.failures.append((str(path), "neither a picture nor a video"))
-
-
-def _is_named_like_ours(path: Path) -> bool:
-    return images.format_of_suffix(path.suffix) is not None or files.is_video(path, b"")
-
-
-def _recognise(path: Path) -> Source | None:
-    """What a file is, by its bytes; None for what is not ours.
-
-    Raises MediaError for what cannot be read, and for what only its name says is a picture.
-    """
-    start = files.head(path, SNIFFED)
-    format_name = images.sniff(start)
-    if format_name is not None:
-        return Source(path, "picture", format_name)
-    if files.is_video(path, start) and start:
-        return Source(path, "video", None)
-    if _is_named_like_ours(path) or not start:
-        if not start:
-            files.check_readable(path)
-            if _is_named_like_ours(path):
-                raise MediaError("is empty")
-            return None
-        raise MediaError("is not a picture of a format that is read")
-    return None
-
-
 # --- targets --------------------------------------------------------------------------------------
 
 
@@ -356,7 +140,7 @@ def _asked(ext: str | None) -> tuple[str | None, str | None]:
     if ext is None:
         return None, None
     suffix = "." + ext.lower().removeprefix(".")
-    if suffix in files.CONTAINER_SUFFIXES:
+    if suffix in files.CONTAINERS:
         return None, suffix
     named = images.format_of_suffix(suffix)
     if named is None or images.FORMATS[named].writes:
@@ -423,7 +207,7 @@ def _suffix(source: Source, names: Names) -> str:
     if source.kind == "video":
         if names.video is None and is_numbered(source.path):
             return own
-        return names.video or (own if own.lower() in files.CONTAINER_SUFFIXES else ".mp4")
+        return names.video or (own if own.lower() in files.CONTAINERS else ".mp4")
     if names.picture is not None:
         return names.picture
     named = images.format_of_suffix(own)
@@ -504,7 +288,9 @@ def _is_taken(job: Job) -> bool:
     assert job.target is not None
     if os.path.lexists(job.target):
         return True
-    return job.kind == "video" and _is_sequence(job.target)
+    if job.kind != "video" or not is_sequence(job.target):
+        return False
+    return not folder_of(job.target).is_dir()  # else a run was cut off, and this one goes on
 
 
 def _resumed(job: Job, entries: dict[str, journal.Entry], recipe: journal.Recipe) -> Job:

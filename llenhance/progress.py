@@ -34,29 +34,29 @@ class Progress:
         self, report: Report, job: Job, total: int | None, done: int, sink: Growing
     ) -> None:
         self._report, self._job, self._sink = report, job, sink
-        self._total, self._before, self._frames = total, done, done
+        self._total, self._before, self.frames = total, done, done
         self._began = self._told = time.perf_counter()
         self._bar = report.task(job.name, total, done)
         report.event("started", job.name, target=job.target_name, frames=total, frames_done=done)
 
     def step(self) -> None:
         """One frame further."""
-        self._frames += 1
+        self.frames += 1
         self._report.advance(self._bar)
         now = time.perf_counter()
         if now - self._told < _TELL:
             return
         self._told = now
-        rate = (self._frames - self._before) / (now - self._began)
+        rate = (self.frames - self._before) / (now - self._began)
         size = self._sink.size
         left = None
         if self._total is not None:
-            left = round(max(0, self._total - self._frames) / rate, 1)
+            left = round(max(0, self._total - self.frames) / rate, 1)
         self._report.describe(self._bar, f"{self._job.name} ({megabytes(size)})")
         self._report.event(
             "progress",
             self._job.name,
-            frames_done=self._frames,
+            frames_done=self.frames,
             frames=self._total,
             fps=round(rate, 3),
             seconds_left=left,

@@ -23,7 +23,7 @@ from .heldout import synthetic_test
 from .jobs import as_rgb8, read_picture
 from .media import files, images
 from .methods import Method
-from .metrics import NiqeModel
+from .niqe import NiqeModel, niqe
 from .report import Report
 
 Picture = NDArray[np.uint8]
@@ -354,7 +354,7 @@ def _score(out: Picture, seconds: float | None, sample: Sample, model: NiqeModel
         psnr=None if high is None else metrics.psnr(out, high),
         ssim=None if high is None else metrics.ssim(out, high),
         psnr_best_gain=None if high is None else metrics.psnr_best_gain(out, high),
-        niqe=None if model is None else metrics.niqe(out, model),
+        niqe=None if model is None else niqe(out, model),
         newly_clipped=metrics.newly_clipped(low, out),
         seconds=None if seconds is None else seconds / megapixels,
     )

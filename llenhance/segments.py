@@ -7,11 +7,11 @@ so a run that went on ends with the very frames of one that was never interrupte
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ import numpy as np
 
 from .errors import MediaError
 from .media import files, videos
+from .media.video_places import find, folder_of, is_numbered, numbered
 from .pixels import Array
 
 FRAMES = 250  # in a piece: no more than encoders put between two key frames anyhow
@@ -32,7 +33,7 @@ _FORM = 1  # of the state file
 class Piece:
     """One finished piece."""
 
-    name: str  # of its file
+    name: str  # of its file; empty where its frames are files of their own
     size: int  # bytes
     frames: int
     first: int  # when it begins and ends, in units of the source's time base
@@ -41,24 +42,17 @@ class Piece:
     origin: int | None  # pts from which the source has to be read for that frame
 
 
-def folder_of(target: Path) -> Path:
-    """Where the pieces of a target are: .NAME.llenhance-parts beside it."""
-    name = f".{target.name}.llenhance-parts"
-    if len(os.fsencode(name)) > 255:
-        digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]
-        name = f".{digest}.llenhance-parts"
-    return target.with_name(name)
-
-
 def size_of(target: Path) -> int:
     """Bytes that are kept for a target."""
     total = 0
     with suppress(OSError):
         total = sum(entry.stat().st_size for entry in os.scandir(folder_of(target)))
+        if is_numbered(target):
+            total += sum(path.stat().st_size for _, path in find(target))
     return total
 
 
-class Segments:
+class Pieces(ABC):
     """Writes frames piece by piece; a context manager that leaves only whole pieces.
 
     ``made_by`` says all that the pixels depend on, under names for people; pieces that were made
@@ -71,8 +65,6 @@ class Segments:
         self,
         target: Path,
         info: videos.VideoInfo,
-        encoding: videos.Encoding,
-        cut: tuple[float, float | None],
         made_by: Mapping[str, Any],
         *,
         restart: bool = False,
@@ -81,9 +73,9 @@ class Segments:
         self.pieces: list[Piece] = []
         self.notes: list[str] = []  # what the reader said about what is in the pieces
         self.note: str | None = None
-        self._info, self._encoding, self._cut = info, encoding, cut
+        self._info = info
         self._made_by = json.loads(json.dumps({"form": _FORM, **made_by}))
-        self._writer: videos.VideoWriter | None = None
+        self._writer: videos.VideoWriter | videos.SequenceWriter | None = None
         self._open = ExitStack()  # the piece that is being written
         self._temporary: Path | None = None
         try:
@@ -110,7 +102,7 @@ class Segments:
             with suppress(MediaError):
                 self._open.__exit__(MediaError, unfinished, None)
         self._lock.close()
-        if not self.pieces:
+        if not self._worth_keeping():
             self._remove()
 
     @property
@@ -133,10 +125,6 @@ class Segments:
         return float((self.pieces[-1].end - self.pieces[0].first) * self._info.time_base)
 
     @property
-    def paths(self) -> list[Path]:
-        return [self.folder / piece.name for piece in self.pieces]
-
-    @property
     def size(self) -> int:
         """Bytes so far, the piece under way included."""
         size, temporary = sum(piece.size for piece in self.pieces), self._temporary
@@ -148,13 +136,7 @@ class Segments:
     def write(self, image: Array, pts: int, duration: int) -> None:
         """As VideoWriter.write."""
         if self._writer is None:
-            place = self.folder / f"{len(self.pieces):05}.part"
-            self._temporary = self._open.enter_context(files.publish(place, overwrite=True))
-            self._writer = self._open.enter_context(
-                videos.VideoWriter(
-                    self._temporary, self._info, plan=self._encoding, cut=self._cut, part=True
-                )
-            )
+            self._writer = self._begin()
         self._writer.write(image, pts, duration)
 
     def finish(
@@ -171,13 +153,13 @@ class Segments:
         self._open.close()  # flushed, synced and renamed
         self._writer = self._temporary = None
         self.notes = list(dict.fromkeys([*self.notes, *(notes or [])]))
-        name = f"{len(self.pieces):05}.part"
+        name = self._name()
         self._save_memory(memory)
         begins, origin = None, None
         if following is not None:
             begins, origin = following.pts, following.origin
             origin = begins if origin is None else origin
-        size = (self.folder / name).stat().st_size
+        size = (self.folder / name).stat().st_size if name else writer.size
         self.pieces.append(Piece(name, size, writer.frames, *writer.span, begins, origin))
         self._save()
 
@@ -188,26 +170,26 @@ class Segments:
         with np.load(self.folder / f"{len(self.pieces) - 1:05}.npz") as saved:
             return dict(saved)
 
-    def keep_good(self) -> int:
-        """Throw away the pieces from the first bad one on; how many those were."""
-        good = 0
-        for piece, path in zip(self.pieces, self.paths, strict=True):
-            seconds = float((piece.end - piece.first) * self._info.time_base)
-            try:
-                videos.verify(path, piece.frames, seconds)
-            except MediaError:
-                break
-            good += 1
-        bad = len(self.pieces) - good
-        if bad:
-            del self.pieces[good:]
-            self._save()
-        return bad
-
     def remove(self) -> None:
         """The video has its name: nothing of it is needed here any more."""
         self.pieces = []
         self._remove()
+
+    @abstractmethod
+    def _name(self) -> str:
+        """Of the file of the piece that comes next; empty where it is no file of its own."""
+
+    @abstractmethod
+    def _begin(self) -> videos.VideoWriter | videos.SequenceWriter:
+        """Open the next piece."""
+
+    @abstractmethod
+    def _is_there(self, piece: Piece, before: int) -> bool:
+        """Whether what a piece says of itself is true; ``before``: frames in the earlier ones."""
+
+    def _worth_keeping(self) -> bool:
+        """Whether there is something for another run to go on from."""
+        return bool(self.pieces)
 
     def _take_up(self) -> bool:
         """Whether there is something to go on from."""
@@ -229,12 +211,13 @@ class Segments:
                 f" then the {' and the '.join(changed)} changed: starting afresh"
             )
             return False
+        before = 0
         for number, piece in enumerate(pieces):
-            path = self.folder / piece.name
             memory = self.folder / f"{number:05}.npz"
-            if not memory.is_file() or not path.is_file() or path.stat().st_size != piece.size:
+            if not memory.is_file() or not self._is_there(piece, before):
                 del pieces[number:]
                 break
+            before += piece.frames
         self.pieces, self.notes = pieces, notes
         return True
 
@@ -260,6 +243,113 @@ class Segments:
         place = self.folder / f"{len(self.pieces):05}.npz"
         with files.publish(place, overwrite=True) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, **memory)
+
+
+class Segments(Pieces):
+    """The pieces of a video file, each a file with pictures alone; ``writer`` opens one."""
+
+    def __init__(
+        self,
+        target: Path,
+        info: videos.VideoInfo,
+        made_by: Mapping[str, Any],
+        writer: Callable[[Path], videos.VideoWriter],
+        *,
+        restart: bool = False,
+    ) -> None:
+        self._writer_for = writer
+        super().__init__(target, info, made_by, restart=restart)
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.folder / piece.name for piece in self.pieces]
+
+    def keep_good(self) -> int:
+        """Throw away the pieces from the first bad one on; how many those were."""
+        good = 0
+        for piece, path in zip(self.pieces, self.paths, strict=True):
+            seconds = float((piece.end - piece.first) * self._info.time_base)
+            try:
+                videos.verify(path, piece.frames, seconds)
+            except MediaError:
+                break
+            good += 1
+        bad = len(self.pieces) - good
+        if bad:
+            del self.pieces[good:]
+            self._save()
+        return bad
+
+    def _name(self) -> str:
+        return f"{len(self.pieces):05}.part"
+
+    def _begin(self) -> videos.VideoWriter:
+        place = self.folder / self._name()
+        self._temporary = self._open.enter_context(files.publish(place, overwrite=True))
+        return self._open.enter_context(self._writer_for(self._temporary))
+
+    def _is_there(self, piece: Piece, before: int) -> bool:  # noqa: ARG002
+        path = self.folder / piece.name
+        return path.is_file() and path.stat().st_size == piece.size
+
+
+class Runs(Pieces):
+    """The pieces of a video that becomes numbered pictures. These get their own names at once; what
+    is kept beside them says how far a run came, and what the stabilizer knew there.
+
+    ``writer`` opens a writer that begins with a number, and may write over the pictures that a run
+    which was cut off has left; ``first`` is the number of the first frame. Raises MediaError, too,
+    where that run was another one and neither ``restart`` nor ``overwrite`` is given.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        info: videos.VideoInfo,
+        made_by: Mapping[str, Any],
+        writer: Callable[[int, bool], videos.SequenceWriter],
+        first: int,
+        *,
+        restart: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self._target, self._first, self._writer_from = target, first, writer
+        self._afresh = restart or overwrite
+        self._replaces = self._afresh or os.path.isdir(folder_of(target))
+        super().__init__(target, info, made_by, restart=restart)
+
+    def finish(
+        self,
+        memory: Mapping[str, Any],
+        following: videos.Frame | None = None,
+        notes: list[str] | None = None,
+    ) -> None:
+        lost = self._writer.dropped if self._writer is not None else []
+        super().finish(memory, following, [*(notes or []), *lost])
+
+    def _name(self) -> str:
+        return ""
+
+    def _begin(self) -> videos.SequenceWriter:
+        writer = self._writer_from(self._first + self.frames, self._replaces)
+        return self._open.enter_context(writer)
+
+    def _is_there(self, piece: Piece, before: int) -> bool:
+        numbers = range(self._first + before, self._first + before + piece.frames)
+        try:
+            sizes = [numbered(self._target, number).stat().st_size for number in numbers]
+        except OSError:
+            return False
+        return sum(sizes) == piece.size
+
+    def _worth_keeping(self) -> bool:
+        return self.folder.is_dir() and bool(find(self._target))
+
+    def _clear(self) -> None:
+        if self.note and not self._afresh:
+            self._lock.close()
+            raise MediaError(f"{self.note} needs --restart or --on-exists overwrite")
+        super()._clear()
 
 
 def _lock(folder: Path) -> IO[bytes]:

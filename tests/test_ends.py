@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +26,13 @@ from llenhance import footage
 from llenhance.cli import cli
 from llenhance.errors import MediaError, Refusal
 from llenhance.media import video_camera, videos
-from llenhance.media.video_places import RawFormat, find, frame_rate, is_numbered, raw_format
+from llenhance.media.video_places import (
+    RawFormat,
+    find,
+    frame_rate,
+    is_numbered,
+    raw_format,
+)
 from llenhance.plan import Job
 from llenhance.report import Report
 
@@ -197,6 +205,38 @@ def test_sequences_through_the_command(tmp_path: Path) -> None:
     assert "no such file" in err
 
 
+def test_a_folder_knows_the_sequences_that_it_holds(tmp_path: Path) -> None:
+    """The journal tells of numbered pictures too: done once, done again where they changed."""
+    pattern = sequence(tmp_path / "in", 4)
+    words = (pattern, "-o", f"{tmp_path}/out/", *MODEL, "--on-exists", "skip")
+    times = []
+    for extra in ((), (), ("--strength", "0.5")):
+        _, err = command(*words, *extra)
+        assert "journal" not in err
+        made = sorted((tmp_path / "out").glob("f_*"))
+        assert len(made) == 4
+        times.append([path.stat().st_mtime_ns for path in made])
+    assert times[0] == times[1]
+    assert all(before != after for before, after in zip(times[1], times[2], strict=True))
+    made[0].write_bytes(b"someone's own")
+    command(*words)
+    assert made[0].read_bytes() == b"someone's own"
+
+
+def test_quality_provenance_and_permissions_of_a_sequence(tmp_path: Path) -> None:
+    source = clips.clip(tmp_path / "in.mp4", frames=3)
+    source.chmod(0o600)
+    command(source, "-o", tmp_path / "a%d.jpg", *MODEL, "--quality", "20")
+    command(source, "-o", tmp_path / "b%d.jpg", *MODEL, "--no-provenance")
+    for number in (1, 2, 3):
+        one, other = tmp_path / f"a{number}.jpg", tmp_path / f"b{number}.jpg"
+        assert one.stat().st_size < other.stat().st_size / 2
+        with Image.open(one) as signed, Image.open(other) as plain:
+            assert signed.getexif()[305].startswith("llenhance")
+            assert 305 not in plain.getexif()
+        assert one.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_with_such_a_name_is_a_file(tmp_path: Path) -> None:
     sequence(tmp_path, 3)
     Image.fromarray(clips.picture(1)).save(tmp_path / "f_%05d.png")
@@ -278,6 +318,19 @@ def test_y4m_through_the_command(tmp_path: Path) -> None:
     assert positions(tmp_path / "o.mkv") == list(range(6))
 
 
+def test_a_frame_that_is_too_large_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:
+    source, pattern = clips.clip(tmp_path / "in.mp4", frames=3), sequence(tmp_path / "in", 2)
+    y4m, _ = command(source, "-o", "-", *MODEL)
+    raw = ("--raw", "rgb24:160x96@25")
+    for number, (name, data, extra) in enumerate(
+        ((source, None, ()), (pattern, None, ()), ("-", y4m, ()), ("-", b"\0" * 46080, raw))
+    ):
+        words = (name, "-o", tmp_path / f"{number}.mp4", *MODEL, *extra, "--max-pixels")
+        _, err = command(*words, 160 * 96 - 1, data=data, status=1)
+        assert "claims 160x96 pixels, more than the limit of 15359 (--max-pixels)" in err
+        command(*words, 160 * 96, data=data)
+
+
 def test_a_reader_that_leaves_ends_the_run_quietly(tmp_path: Path) -> None:
     source = clips.clip(tmp_path / "in.mp4", frames=200)
     process = subprocess.Popen(
@@ -357,12 +410,50 @@ def test_a_live_window_shows_before_and_after(
     assert camera.released
 
 
-def test_a_camera_that_ends_is_an_error(tmp_path: Path, camera: Camera) -> None:
+def test_a_camera_that_ends_is_an_error_and_what_it_gave_is_kept(
+    tmp_path: Path, camera: Camera
+) -> None:
     camera.frames = 8
-    report = do(Path("camera:0"), tmp_path / "out.mp4", duration=60, preset="ultrafast")
-    assert [reason for _, reason in report.failures] == ["the camera gives no more pictures"]
-    assert list(tmp_path.iterdir()) == []
+    target = tmp_path / "out.mp4"
+    report = do(Path("camera:0"), target, duration=60, preset="ultrafast")
+    assert [reason for _, reason in report.failures] == [
+        f"the camera gives no more pictures (what came until then is in {target})"
+    ]
+    assert len(clips.decoded(target)[1]) == 8
+    assert list(tmp_path.iterdir()) == [target]
     assert camera.released
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_recording_that_is_stopped_is_kept(tmp_path: Path, number: str, status: int) -> None:
+    """Ctrl-C is how people end a recording: the file is finished as at its end."""
+    program = (
+        "import sys, test_ends\n"
+        "from llenhance import cli\n"
+        "from llenhance.media import video_camera\n"
+        "video_camera.open_capture = lambda _: test_ends.Camera()\n"
+        "cli.main()\n"
+    )
+    target = tmp_path / "out.mp4"
+    words = ("camera:0", "-o", target, "--duration", "3600", *MODEL, "--json")
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, words), "--preset", "ultrafast"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line).get("frames_done", 0) > 5:
+            break
+    process.send_signal(getattr(signal, number))
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    assert json.loads(out.splitlines()[-1])["status"] == "done"
+    assert len(clips.decoded(target)[1]) == json.loads(out.splitlines()[-1])["frames"] > 5
+    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_what_a_camera_cannot_do_is_said(

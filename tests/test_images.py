@@ -781,7 +781,7 @@ def test_cmyk_jpeg_goes_by_its_profile():
 @pytest.mark.parametrize("ten_bit", [False, True])
 @pytest.mark.parametrize("turn", [0, 1, 2, 3])
 def test_heic_is_read_upright_and_becomes_jpeg(ten_bit, turn):
-    pytest.importorskip("pi_heif")
+    pytest.importorskip("pillow_heif")
     plain = pictures.heic(SCENE, turn=turn, ten_bit=ten_bit)
     # EXIF says "turned" too, as phones write it, and must not turn the picture again.
     data = isobmff.with_metadata(plain, pictures.exif(6), pictures.xmp(6), None)
@@ -798,6 +798,28 @@ def test_heic_is_read_upright_and_becomes_jpeg(ten_bit, turn):
     assert pictures.MAKER_NOTE in again.exif
     assert b'tiff:Orientation="1"' in again.xmp
     assert ("16 bits become 8 bits" in images.losses(read, "jpeg")) == ten_bit
+
+
+def test_heic_metadata_of_an_unreadable_type_ends_nothing():
+    """A flipped bit in the name of EXIF ended the process inside of libheif's binding."""
+    pytest.importorskip("pillow_heif")
+    told = isobmff.with_metadata(pictures.heic(SCENE), pictures.exif(), pictures.xmp(), None)
+    data = bytearray(told)
+    data[data.index(b"Exif", data.index(b"infe")) + 1] ^= 0x80
+    program = (
+        "import sys\n"
+        "from llenhance.media import images\n"
+        "read = images.read(sys.stdin.buffer.read())\n"
+        "print(read.frames[0].shape, read.exif, len(read.xmp))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=bytes(data), capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().split() == [
+        *f"{SCENE.shape} None".split(),
+        str(len(pictures.xmp())),
+    ]
 
 
 def test_heic_limit_is_checked_before_decoding():
@@ -830,11 +852,13 @@ def test_raw_is_developed_as_it_was_exposed(turn):
 
 @pytest.mark.parametrize(
     ("module", "words"),
-    [("pi_heif", "pip install 'llenhance[heif]'"), ("rawpy", "pip install 'llenhance[raw]'")],
+    [("pillow_heif", "pip install 'llenhance[heif]'"), ("rawpy", "pip install 'llenhance[raw]'")],
 )
 def test_without_the_extra_one_line_says_what_to_install(module, words, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    data = pictures.heic(SCENE) if module == "pi_heif" else pictures.dng(SCENE.astype(np.uint16))
+    data = (
+        pictures.heic(SCENE) if module == "pillow_heif" else pictures.dng(SCENE.astype(np.uint16))
+    )
     with pytest.raises(MediaError) as caught:
         images.read(data)
     assert words in str(caught.value)
@@ -890,6 +914,8 @@ def samples():
     files.append(("jpeg", pictures.photo(6)))
     files.append(("jpeg", pictures.pillow(SCENE, "JPEG", progressive=True)))
     files.append(("heif", pictures.heic(SCENE)))
+    told = isobmff.with_metadata(pictures.heic(SCENE), pictures.exif(6), pictures.xmp(6), None)
+    files.append(("heif", told))
     files.append(("raw", pictures.dng(SCENE.astype(np.uint16))))
     first, *others = [Image.fromarray(frame) for frame in animation(3)]
     for name in ("GIF", "PNG", "WEBP", "TIFF"):

@@ -126,6 +126,74 @@ def test_a_journal_that_is_a_link_is_not_written_through(tmp_path):
     assert (tmp_path / "precious").read_bytes() == b"p"
 
 
+def fill(folder, times):
+    """A journal in which each of twenty targets is told of so many times; what it says."""
+    for name in range(20):
+        (folder / f"{name}.png").write_bytes(b"x")
+    with Journal(folder) as book:
+        for turn in range(times):
+            for name in range(20):
+                path = folder / f"{name}.png"
+                book.add(path, (1, turn), path, RECIPE)
+    return journal.read(folder)
+
+
+def test_a_journal_that_is_mostly_out_of_date_is_written_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, "SMALL", 10_000)
+    entries = fill(tmp_path, 10)
+    path = tmp_path / JOURNAL
+    path.chmod(0o640)
+    before = path.read_bytes()
+    with Journal(tmp_path) as book:
+        assert path.read_bytes() == b"".join(before.splitlines(keepends=True)[-20:])
+        assert journal.read(tmp_path) == entries
+        book.add(tmp_path / "0.png", (7, 7), tmp_path / "0.png", RECIPE)
+    assert journal.read(tmp_path)["0.png"]["input"] == [7, 7]
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".tmp")]
+    again = path.read_bytes()
+    Journal(tmp_path).close()
+    assert path.read_bytes() == again
+
+
+def test_a_journal_is_not_written_anew_for_little_or_under_another_run(tmp_path, monkeypatch):
+    fill(tmp_path, 10)
+    path = tmp_path / JOURNAL
+    before = path.read_bytes()
+    Journal(tmp_path).close()
+    assert path.read_bytes() == before  # it is small
+    with Journal(tmp_path) as first:
+        monkeypatch.setattr(journal, "SMALL", 100)
+        second = Journal(tmp_path)
+        assert path.read_bytes() == before
+        for number, book in enumerate((first, second)):
+            book.add(tmp_path / "0.png", (9, number), tmp_path / f"{number}.png", RECIPE)
+        second.close()
+    found = journal.read(tmp_path)
+    assert [found[f"{number}.png"]["input"] for number in range(2)] == [[9, 0], [9, 1]]
+
+
+def test_who_opens_a_journal_while_it_is_written_anew_gets_the_new_one(tmp_path, monkeypatch):
+    entries = fill(tmp_path, 3)
+    path, real = tmp_path / JOURNAL, journal._shared
+    calls = []
+
+    def late(file, place):
+        if not calls:  # between the opening and the lock, another run has been at work
+            other = tmp_path / "other"
+            other.write_bytes(path.read_bytes())
+            other.replace(path)
+        calls.append(place)
+        return real(file, place)
+
+    monkeypatch.setattr(journal, "_shared", late)
+    with Journal(tmp_path) as book:
+        book.add(tmp_path / "0.png", (5, 5), tmp_path / "0.png", RECIPE)
+    assert len(calls) == 2
+    assert journal.read(tmp_path) == entries | {"0.png": journal.read(tmp_path)["0.png"]}
+    assert journal.read(tmp_path)["0.png"]["input"] == [5, 5]
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 
@@ -145,7 +213,7 @@ def test_skip_goes_on_by_the_journal(folder):
     assert entry["input"][0] == (folder / "in" / "0.png").stat().st_size
     recipe = entry["recipe"]
     assert set(recipe) == {
-        "version", "model", "weights", "controls", "scale", "strength", "quality", "strip",
+        "version", "model", "weights", "controls", "scale", "strength", "fast", "quality", "strip",
         "signed",
     }  # fmt: skip
     before = stamps(out)
@@ -169,6 +237,18 @@ def test_skip_goes_on_by_the_journal(folder):
     assert "2 done, 1 skipped (1 not in the journal)" in text
     assert (out / "0.png").read_bytes() == b"edited"
     assert not [name for name in os.listdir(out) if name.endswith(".tmp")]
+
+
+def test_overwriting_again_and_again_does_not_grow_the_journal(folder):
+    """The real command, after as many runs as leave more than a mebibyte."""
+    words = ("in", "-o", "out/", *FAST)
+    ok(*words, cwd=folder)
+    path = folder / "out" / JOURNAL
+    once = path.read_bytes()
+    path.write_bytes(once * (journal.SMALL // len(once) + 1))
+    ok(*words, "--on-exists", "overwrite", cwd=folder)
+    assert path.stat().st_size < 3 * len(once)
+    assert "3 skipped" in ok(*words, "--on-exists", "skip", cwd=folder).stderr.decode()
 
 
 def test_weights_are_a_setting(folder):

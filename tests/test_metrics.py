@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from llenhance import metrics
+from llenhance import metrics, niqe
 from llenhance.errors import LLEnhanceError, Refusal
-from llenhance.metrics import Flicker, NiqeModel, TemporalNoise
+from llenhance.metrics import Flicker, TemporalNoise
+from llenhance.niqe import NiqeModel
 
 PHOTOS = Path(__file__).parents[2] / "shared/data/normal_photos"
 
@@ -144,7 +145,7 @@ def test_the_fit_finds_the_distribution_that_made_the_numbers(shape, left, right
     magnitude = rng.gamma(1 / shape, size=size) ** (1 / shape)
     is_left = rng.random(size) < left / (left + right)
     values = np.where(is_left, -left * magnitude, right * magnitude)
-    found = metrics._fit_aggd(values)
+    found = niqe._fit_aggd(values)
     assert found == pytest.approx((shape, left, right), rel=0.02)
 
 
@@ -154,19 +155,19 @@ def test_half_size_equals_the_cubic_of_pillow():
     plane = scene(96, 192)[..., 0].astype(np.float64)
     image = Image.fromarray(plane.astype(np.float32)).resize((96, 48), Image.Resampling.BICUBIC)
     inner = (slice(3, -3), slice(3, -3))  # Pillow cuts its kernel at the edge, we mirror
-    assert metrics._halve(plane)[inner] == pytest.approx(np.array(image)[inner], abs=1e-3)
+    assert niqe._halve(plane)[inner] == pytest.approx(np.array(image)[inner], abs=1e-3)
 
 
 def test_features_see_each_direction():
     rng = np.random.default_rng(5)
     plain = rng.normal(size=(96, 96))
-    base = metrics._describe(plain)
+    base = niqe._describe(plain)
     assert base.shape == (18,)
     assert base[0] == pytest.approx(2, abs=0.1)
-    for index, shift in enumerate(metrics._SHIFTS):
+    for index, shift in enumerate(niqe._SHIFTS):
         # values that agree with their neighbour in one direction only
         along = plain + 0.6 * np.roll(plain, shift, (0, 1))
-        means = metrics._describe(along)[3::4]
+        means = niqe._describe(along)[3::4]
         assert np.argmax(means) == index
 
 
@@ -175,53 +176,53 @@ def test_shipped_model_puts_worse_pictures_further_away():
     assert model.mean.shape == (36,)
     assert np.linalg.eigvalsh(model.covariance).min() > -1e-6
     picture = scene(300, 400)
-    clean = metrics.niqe(picture, model)
-    grainy = metrics.niqe(noisy(picture, 25), model)
-    blurred = metrics.niqe(cv2.GaussianBlur(picture, (0, 0), 2.5), model)
+    clean = niqe.niqe(picture, model)
+    grainy = niqe.niqe(noisy(picture, 25), model)
+    blurred = niqe.niqe(cv2.GaussianBlur(picture, (0, 0), 2.5), model)
     assert clean is not None
     assert 0 < clean < min(grainy, blurred)
 
 
 def test_pictures_too_small_or_flat_have_no_niqe():
     model = NiqeModel.load()
-    assert metrics.niqe(scene(95, 400), model) is None
-    assert metrics.niqe(scene(96, 191), model) is None
-    assert metrics.niqe(scene(96, 192), model) is not None
-    assert metrics.niqe(np.zeros((300, 300, 3), np.uint8), model) is None
+    assert niqe.niqe(scene(95, 400), model) is None
+    assert niqe.niqe(scene(96, 191), model) is None
+    assert niqe.niqe(scene(96, 192), model) is not None
+    assert niqe.niqe(np.zeros((300, 300, 3), np.uint8), model) is None
 
 
 def test_flat_blocks_do_not_spoil_a_picture():
     picture = scene(288, 384)
     picture[:96, :96] = 0
-    value = metrics.niqe(picture, NiqeModel.load())
+    value = niqe.niqe(picture, NiqeModel.load())
     assert value is not None
     assert math.isfinite(value)
 
 
 def test_a_model_of_pictures_is_near_them_and_keeps_through_a_file(tmp_path):
-    model = metrics.fit_niqe(scene(384, 480, seed) for seed in range(6))
+    model = niqe.fit_niqe(scene(384, 480, seed) for seed in range(6))
     model.save(tmp_path / "a.npz")
     model.save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     again = NiqeModel.load(tmp_path / "a.npz")
     assert again.mean == pytest.approx(model.mean, rel=1e-6)
-    own = metrics.niqe(scene(384, 480, 99), again)
+    own = niqe.niqe(scene(384, 480, 99), again)
     assert own < 2.5
-    assert own < metrics.niqe(noisy(scene(384, 480, 99), 12), again) - 1
+    assert own < niqe.niqe(noisy(scene(384, 480, 99), 12), again) - 1
 
 
 def test_only_sharp_blocks_enter_a_model(monkeypatch):
     blurred = cv2.GaussianBlur(scene(384, 480, 7), (0, 0), 4)
     blurred[:, :240] = scene(384, 480, 7)[:, :240]
-    features, sharpness = metrics._blocks(blurred)
+    features, sharpness = niqe._blocks(blurred)
     assert len(features) == 20
     sharp = sharpness > 0.75 * sharpness.max()
     assert sharp.reshape(4, 5)[:, :2].all()
     assert not sharp.reshape(4, 5)[:, 3:].any()
     pictures = [blurred] * 6  # 8 to 12 sharp blocks each
-    kept = metrics.fit_niqe(pictures)
-    monkeypatch.setattr(metrics, "_SHARP", 0)
-    assert not np.allclose(metrics.fit_niqe(pictures).mean, kept.mean)
+    kept = niqe.fit_niqe(pictures)
+    monkeypatch.setattr(niqe, "_SHARP", 0)
+    assert not np.allclose(niqe.fit_niqe(pictures).mean, kept.mean)
 
 
 def test_the_published_models_names_are_understood(tmp_path):
@@ -259,9 +260,9 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
 
 def test_too_few_blocks_make_no_model():
     with pytest.raises(LLEnhanceError, match="found 0"):
-        metrics.fit_niqe([])
+        niqe.fit_niqe([])
     with pytest.raises(LLEnhanceError, match="more than 36"):
-        metrics.fit_niqe([scene(96, 96)])
+        niqe.fit_niqe([scene(96, 96)])
 
 
 def test_command_makes_a_model(tmp_path, capsys):
@@ -270,21 +271,21 @@ def test_command_makes_a_model(tmp_path, capsys):
     for seed in range(4):
         cv2.imwrite(str(folder / f"{seed}.png"), scene(384, 480, seed)[..., ::-1])
     target = tmp_path / "out.npz"
-    assert metrics.main([str(folder), str(target)]) == 0
+    assert niqe.main([str(folder), str(target)]) == 0
     assert "4 pictures" in capsys.readouterr().err
-    wanted = metrics.fit_niqe(scene(384, 480, seed) for seed in range(4))
+    wanted = niqe.fit_niqe(scene(384, 480, seed) for seed in range(4))
     assert NiqeModel.load(target).mean == pytest.approx(wanted.mean, rel=1e-6)
-    assert metrics.main([]) == 2
-    assert metrics.main([str(tmp_path / "none"), str(target)]) == 1
+    assert niqe.main([]) == 2
+    assert niqe.main([str(tmp_path / "none"), str(target)]) == 1
     (folder / "notes.txt").write_text("no picture")
-    assert metrics.main([str(folder), str(target)]) == 1
+    assert niqe.main([str(folder), str(target)]) == 1
     assert "notes.txt" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs the photographs that it was fitted on")
 def test_shipped_model_is_what_the_command_makes(tmp_path):
-    assert metrics.main([str(PHOTOS), str(tmp_path / "niqe.npz")]) == 0
+    assert niqe.main([str(PHOTOS), str(tmp_path / "niqe.npz")]) == 0
     made, shipped = NiqeModel.load(tmp_path / "niqe.npz"), NiqeModel.load()
     assert made.mean == pytest.approx(shipped.mean, rel=1e-4)
     assert made.covariance == pytest.approx(shipped.covariance, rel=1e-3, abs=1e-6)

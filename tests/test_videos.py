@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from llenhance.errors import MediaError, Refusal
-from llenhance.media import files, video_capture, video_input, video_open, videos
+from llenhance.media import video_capture, video_input, video_open, videos
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "videos"
 FAST = {"h264": "ultrafast", "hevc": "ultrafast", "av1": "12", "vp9": "8"}
@@ -1102,8 +1102,15 @@ def test_defaults(plain: Path, hdr10: Path) -> None:
     assert videos.default_suffix(videos.probe(avi)) == ".mkv"
 
 
-def test_the_rooms_agree_on_the_containers() -> None:
-    assert set(files.CONTAINER_SUFFIXES) == set(videos.CONTAINERS)
+def test_the_size_of_frames_is_checked_before_one_is_decoded(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(*_: Any) -> Any:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("llenhance.media.video_info.decode", decode)
+    with pytest.raises(MediaError, match=r"claims 160x96 pixels, more than the limit of 15359"):
+        videos.probe(plain, 160 * 96 - 1)
 
 
 def test_crf_preset_and_options_reach_the_encoder(plain: Path) -> None:

@@ -201,13 +201,30 @@ def through_srgb(frame: Array, icc: bytes | None, enhance: Callable[[Array], Arr
     if is_srgb(icc):
         return enhance(frame)
     assert icc is not None
-    rgb, layout = split(frame)
-    values = to_srgb(rgb, icc)
+    values = to_srgb(split(frame)[0], icc)
     # A float frame goes as it is: whoever enhances floats maps what is out of range himself.
     seen = values if frame.dtype == np.float32 else np.clip(values, 0, 1)
+    kept: Array | None = values
+    if seen is not values and space(icc) == "rgb" and _matrix(icc):
+        kept = None  # found again, band by band, sooner than a large picture has room for it
+    del values
     enhanced = enhance(seen)
-    result = apply_change(values, seen, enhanced)
-    return join(from_srgb(result, icc, frame.dtype), layout)
+    # The way back goes by bands: a large picture has no room for all that lies between.
+    scale = enhanced.shape[0] // seen.shape[0]
+    result = np.empty((*enhanced.shape[:2], *frame.shape[2:]), frame.dtype)
+    rows = max(1, BAND // frame.shape[1])
+    for begin in range(0, frame.shape[0], rows):
+        end = min(begin + rows, frame.shape[0])
+        # Enlarging looks one row farther.
+        first, last = (begin, end) if scale == 1 else (max(0, begin - 1), end + 1)
+        rgb, layout = split(frame[first:last])
+        before = to_srgb(rgb, icc) if kept is None else kept[first:last]
+        lit = apply_change(before, seen[first:last], enhanced[first * scale : last * scale])
+        band = join(from_srgb(lit, icc, frame.dtype), layout)
+        result[begin * scale : end * scale] = band[(begin - first) * scale :][
+            : (end - begin) * scale
+        ]
+    return result
 
 
 def as_srgb(frame: Array, icc: bytes | None, *, mapped: bool = False) -> Array:

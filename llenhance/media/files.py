@@ -36,7 +36,8 @@ VIDEO_SUFFIXES = frozenset(
         ".wmv",
     ]
 )
-CONTAINER_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".m4v")  # that videos are written to
+# Containers that videos are written to: suffix -> FFmpeg's name for the muxer.
+CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
 
 
 def walk(
@@ -96,13 +97,21 @@ def inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
-def read(path: Path) -> bytes:
-    """The bytes of a regular file; raises MediaError for anything else (a FIFO would hang)."""
+def read(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a regular file; raises MediaError for anything else (a FIFO would hang), and for
+    one of more than ``most`` bytes, before any of them takes memory."""
     try:
         _refuse_irregular(path)
+        if most is not None and path.stat().st_size > most:
+            raise MediaError(too_long(most))
         return path.read_bytes()
     except OSError as error:
         raise MediaError(error.strerror or str(error)) from None
+
+
+def too_long(most: int) -> str:
+    """What is wrong with more than so many bytes."""
+    return f"has more than {most:,} bytes, too many for a picture within --max-pixels"
 
 
 def check_readable(path: Path) -> None:

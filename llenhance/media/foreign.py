@@ -1,4 +1,4 @@
-"""Pictures that are only read, through extras: HEIC by pi-heif, camera RAW by rawpy."""
+"""Pictures that are only read, through extras: HEIC by pillow-heif, camera RAW by rawpy."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def read_heif(data: bytes, limits: Limits) -> Picture:
     for size in meta.sizes:
         limits.check(*size)
     try:
-        import pi_heif
+        import pillow_heif
     except ImportError:
         raise MediaError("is HEIC, which needs: pip install 'llenhance[heif]'") from None
     picture = Picture([], "heif", exif=meta.exif, xmp=meta.xmp, icc=meta.icc)
     try:
         with quiet():
-            file = pi_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
+            file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
             limits.check(*file.size)
             pixels = np.asarray(file)
             mode = file.mode

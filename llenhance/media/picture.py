@@ -73,6 +73,12 @@ class Limits:
     max_pixels: int = MAX_PIXELS
     allow_truncated: bool = False
 
+    @property
+    def size(self) -> int:
+        """Bytes that the longest file within these limits may have: RGBA as floats, and 256 MiB of
+        metadata."""
+        return 16 * self.max_pixels + (1 << 28)
+
     def check(self, width: int, height: int, frames: int = 1) -> None:
         """Raise MediaError unless so many pixels may be decoded. Call it before decoding."""
         if width < 1 or height < 1 or frames < 1:

@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from ..errors import MediaError, Refusal
+from .scope import Scope
 from .video_info import Image, plain_info
 from .video_input import VideoReader
 
@@ -105,22 +105,14 @@ def check_display() -> None:
         raise Refusal("no display for a live window: give -o FILE and --duration SECONDS")
 
 
-class Window:
+class Window(Scope):
     """Shows each frame beside its enhanced one; :class:`Closed` when a person presses q."""
 
     def __init__(self) -> None:
         check_display()
         self.frames = self.size = 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         import cv2
 
         cv2.destroyAllWindows()

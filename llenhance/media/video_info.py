@@ -14,13 +14,11 @@ from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
 from ..errors import MediaError
+from .picture import MAX_PIXELS, Limits
 from .video_decode import decode
 from .video_open import cut_off, missing_bytes, open_file, open_input, video_stream
 
 Image = NDArray[Any]  # (H, W, 3) RGB, uint8 or uint16
-
-# Containers that can be written: suffix -> FFmpeg's name for the muxer.
-CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
 
 UNSPECIFIED = 2  # in colour primaries, transfer and matrix; 0 in the range
 _INTERLACED = range(2, 6)  # AVFieldOrder: tt, bb, tb, bt; the second letter is shown first
@@ -161,11 +159,12 @@ def _seconds(stream: Any, container: Any) -> float:
     return container.duration / 1e6 if container.duration else 0.0
 
 
-def probe(path: Path) -> VideoInfo:
+def probe(path: Path, max_pixels: int = MAX_PIXELS) -> VideoInfo:
     """What a video says of itself; decodes its first frame.
 
-    Raises MediaError for a file that is not regular, cannot be read as a video, or has no video
-    stream or no frame in it. A file that was cut off is told by ``missing``.
+    Raises MediaError for a file that is not regular, cannot be read as a video, has no video
+    stream or no frame in it, or whose frames claim more than ``max_pixels``: that is checked before
+    decoding. A file that was cut off is told by ``missing``.
     """
     with ExitStack() as stack:
         file = stack.enter_context(open_file(path))
@@ -178,6 +177,10 @@ def probe(path: Path) -> VideoInfo:
             raise
         stream = video_stream(container)
         stream.codec_context.thread_count = 1
+        Limits(max_pixels).check(stream.codec_context.width, stream.codec_context.height)
+        # A frame may be larger than its container says. Decoders count in whole blocks.
+        most = min(2 * max_pixels + (1 << 16), (1 << 31) - 1)
+        stream.codec_context.options = {"max_pixels": str(most)}
         first = None
         for pts, first in decode(container, stream):  # noqa: B007
             if first is not None:

@@ -16,14 +16,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ..errors import MediaError
+from .picture import MAX_PIXELS
+from .scope import Scope
 from .video_capture import Capture, for_opencv
 from .video_decode import decode, has_halved_rows, split_fields
 from .video_info import Image, VideoInfo, as_fraction, clock, probe
@@ -54,16 +55,18 @@ class Frame:
     origin: int | None = None
 
 
-class VideoReader:
+class VideoReader(Scope):
     """The frames of a video, streamed in constant memory.
 
     ``on_error`` says what happens at a frame that cannot be decoded whole: "repeat" gives the last
     good picture at its time, "skip" leaves it out, "fail" raises MediaError. ``start`` and ``end``
     (seconds from the first frame) keep the frames shown in [start, end). ``threads`` is for the
     decoder, 0 lets it choose. ``exact=False`` finds a start quickly in containers without an index
-    of key frames too, but the first frame may be a later one. After the iteration, ``notes`` has a
-    sentence for each thing that a person should know, ``damaged`` the number of damaged frames, and
-    ``decoder`` who gave the pixels ("OpenCV", "PyAV", or "OpenCV, PyAV" after a change on the way).
+    of key frames too, but the first frame may be a later one. ``max_pixels`` bounds the first.
+
+    After the iteration, ``notes`` has a sentence for each thing that a person should know,
+    ``damaged`` the number of damaged frames, and ``decoder`` who gave the pixels ("OpenCV", "PyAV",
+    or "OpenCV, PyAV" after a change on the way).
     """
 
     def __init__(
@@ -78,8 +81,9 @@ class VideoReader:
         threads: int = 0,
         opencv: bool = True,
         exact: bool = True,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.info = info or probe(path)
+        self.info = info or probe(path, max_pixels)
         self.path = path
         self.notes: list[str] = []
         self.damaged = 0
@@ -99,17 +103,6 @@ class VideoReader:
             if not allow_truncated:
                 raise MediaError(sentence)
             self.notes.append(sentence)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Let go of the files: iterations under way end, but for one that a thread is inside."""

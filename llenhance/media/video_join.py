@@ -25,9 +25,11 @@ def join(
     *,
     cut: tuple[float, float | None] = (0, None),
     tags: Mapping[str, str] | None = None,
+    strip: bool = False,
 ) -> list[str]:
     """One video from parts that ``VideoWriter(..., plan=plan, part=True)`` wrote one after the
-    other, without encoding again; gives the sentences of ``VideoWriter.dropped``.
+    other, without encoding again; gives the sentences of ``VideoWriter.dropped``. ``tags`` and
+    ``strip`` as there.
 
     Raises MediaError when a part cannot be read or the target cannot be written.
     """
@@ -50,6 +52,7 @@ def join(
             tags=tags or {},
             cut=cut_times(source, cut)[1],
             streams=True,
+            strip=strip,
             add_video=add_video,
         )
         last: int | None = None

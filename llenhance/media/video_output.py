@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ..errors import MediaError
+from .scope import Scope
 from .video_codecs import chroma_of
 from .video_decode import weave_fields
 from .video_info import UNSPECIFIED, Image, VideoInfo, as_fraction
@@ -34,7 +34,7 @@ def _part_container(plan: Encoding) -> str:
     return {"ffv1": "nut", "prores_ks": "mov"}.get(plan.encoder, "mp4")
 
 
-class VideoWriter:
+class VideoWriter(Scope):
     """Encodes frames into a file and copies every other stream of the source beside them.
 
     ``target`` is written as it is (give it a temporary name and rename it afterwards), in
@@ -42,7 +42,8 @@ class VideoWriter:
     ``plan`` (from :func:`plan_encoding`) or its arguments say how. ``cut`` is (start, end) in
     seconds from the first frame, as VideoReader's start and end: the other streams are cut with
     the pictures, and what is left begins when the source did. ``part=True`` writes the pictures
-    alone, for :func:`join`; ``tags`` are added to the source's.
+    alone, for :func:`join`; ``tags`` are added to the source's ("software" names what made the
+    video), ``strip`` leaves these out, with covers and timed data: all that playing does not need.
 
     On a clean exit the encoder is flushed, the rest is copied and the file is closed; ``dropped``
     then has a sentence for each thing that the output does not have, ``frames`` and ``duration``
@@ -66,6 +67,7 @@ class VideoWriter:
         cut: tuple[float, float | None] = (0, None),
         part: bool = False,
         tags: Mapping[str, str] | None = None,
+        strip: bool = False,
         threads: int = 0,
     ) -> None:
         self.plan = plan or plan_encoding(
@@ -104,24 +106,11 @@ class VideoWriter:
             tags=tags or {},
             cut=span,
             streams=not part,
+            strip=strip,
             add_video=add_video,
         )
         self.dropped: list[str] = [*self.plan.notes, *self._out.dropped]
         self._out.dropped.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self._out.abandon()
 
     @property
     def size(self) -> int:
@@ -173,6 +162,10 @@ class VideoWriter:
             whole = self._last + self._lasts - (self._first or 0)
             packets[-1].duration = max(1, whole - (packets[-1].dts - self._first_dts))
         self._out.mux(packets)
+
+    def abandon(self) -> None:
+        """Let go of the file, which is worthless."""
+        self._out.abandon()
 
     def close(self) -> None:
         """Flush the encoder, copy what is left of the other streams, close the file."""

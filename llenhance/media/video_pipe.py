@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ..errors import MediaError, Refusal
+from .picture import MAX_PIXELS, Limits
+from .scope import Scope
 from .video_codecs import chroma_of
 from .video_decode import decode
 from .video_info import UNSPECIFIED, Image, VideoInfo, describe
@@ -47,7 +48,14 @@ class PipeReader(VideoReader):
     Raises MediaError where there is no frame, Refusal for a raw format that is not known.
     """
 
-    def __init__(self, file: IO[bytes], raw: RawFormat | None = None, **choices: Any) -> None:
+    def __init__(
+        self,
+        file: IO[bytes],
+        raw: RawFormat | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        **choices: Any,
+    ) -> None:
         options = {}
         if raw is not None:
             check_raw(raw)
@@ -64,6 +72,7 @@ class PipeReader(VideoReader):
                 container_options=options,
             )
             stream = video_stream(self._container)
+            Limits(max_pixels).check(stream.codec_context.width, stream.codec_context.height)
             self._waiting = decode(self._container, stream)
             self._first = next(self._waiting, None)
         except (av.error.FFmpegError, OSError, ValueError) as error:
@@ -122,7 +131,7 @@ def pipe_format(source: VideoInfo, scale: int, raw: RawFormat | None, pix_fmt: s
     return found
 
 
-class PipeWriter:
+class PipeWriter(Scope):
     """Writes frames to an open stream as Y4M, or raw without a header.
 
     ``pix_fmt`` from :func:`pipe_format`. Raises MediaError when the stream takes no more, and
@@ -143,17 +152,12 @@ class PipeWriter:
         if source.streams:
             self.dropped.append("the other streams are dropped: these are frames alone")
 
-    def __enter__(self) -> Self:
-        return self
+    def close(self) -> None:
+        """Flush the stream, which stays open."""
+        self._out(b"")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self._out(b"")
+    def abandon(self) -> None:
+        """Nothing to do: the stream stays open."""
 
     def write(self, image: Image, _pts: int, _duration: int = 0) -> None:
         """(H, W, 3) RGB, uint8 or uint16."""

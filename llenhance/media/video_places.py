@@ -5,6 +5,7 @@ Each of them is known by its name alone, and only where no file has exactly that
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -71,6 +72,15 @@ def camera_number(path: Path) -> int | None:
 def numbered(path: Path, number: int) -> Path:
     """The file with this number."""
     return path.with_name(_NUMBER.sub(lambda found: f"{number:0{found[1] or 1}d}", path.name))
+
+
+def folder_of(target: Path) -> Path:
+    """Where an unfinished run keeps what it has of a target: .NAME.llenhance-parts beside it."""
+    name = f".{target.name}.llenhance-parts"
+    if len(os.fsencode(name)) > 255:
+        digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:32]
+        name = f".{digest}.llenhance-parts"
+    return target.with_name(name)
 
 
 def find(path: Path) -> list[tuple[int, Path]]:

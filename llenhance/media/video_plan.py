@@ -13,6 +13,7 @@ from typing import Any
 import av
 
 from ..errors import Refusal
+from .files import CONTAINERS
 from .video_codecs import (
     CODECS,
     add_parameters,
@@ -23,7 +24,7 @@ from .video_codecs import (
     nearest_format,
     quiet,
 )
-from .video_info import CONTAINERS, VideoInfo
+from .video_info import VideoInfo
 from .video_open import reason
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from .. import pixels
 from ..errors import MediaError, Refusal
 from . import colour, files, images
-from .picture import Picture
+from .picture import MAX_PIXELS, Limits, Picture
+from .scope import Scope
 from .video_info import Image, VideoInfo, plain_info
 from .video_input import VideoReader
 from .video_places import find, numbered
@@ -26,11 +26,13 @@ class SequenceReader(VideoReader):
     read is a damaged frame. Colours come as sRGB, transparency is left out.
     """
 
-    def __init__(self, path: Path, rate: Fraction, **choices: Any) -> None:
-        self._files = find(path)
+    def __init__(
+        self, path: Path, rate: Fraction, *, max_pixels: int = MAX_PIXELS, **choices: Any
+    ) -> None:
+        self._files, self._max_pixels = find(path), max_pixels
         if not self._files:
             raise MediaError("no files have such names")
-        first = _read(self._files[0][1])
+        first = _read(self._files[0][1], max_pixels)
         info = plain_info(
             path,
             "pictures",
@@ -53,7 +55,7 @@ class SequenceReader(VideoReader):
             if self._from is not None and index < self._from - 1:
                 continue
             try:
-                image = pixels.convert(_read(path), kind)
+                image = pixels.convert(_read(path, self._max_pixels), kind)
             except MediaError:
                 yield index, 1, None
                 continue
@@ -65,9 +67,10 @@ class SequenceReader(VideoReader):
             yield index, 1, image
 
 
-def _read(path: Path) -> Image:
-    """(H, W, 3) RGB, uint8 or uint16."""
-    picture = images.read(files.read(path))
+def _read(path: Path, max_pixels: int) -> Image:
+    """(H, W, 3) RGB, uint8 or uint16. Raises MediaError."""
+    data = files.read(path, Limits(max_pixels).size)
+    picture = images.read(data, max_pixels=max_pixels)
     frame = colour.as_srgb(picture.frames[0], picture.icc, mapped=picture.linear)
     rgb, _ = pixels.split(frame)
     if rgb.dtype == np.float32:
@@ -83,36 +86,43 @@ def picture_format(path: Path) -> str:
     return name
 
 
-class SequenceWriter:
-    """Writes each frame as a picture, whole by rename; ``first`` is the first one's number."""
+class SequenceWriter(Scope):
+    """Writes each frame as a picture, whole by rename; ``first`` is the first one's number.
 
-    def __init__(self, path: Path, *, first: int = 1, overwrite: bool = False) -> None:
+    There is nothing to close. ``quality`` as for :func:`images.encode`; ``software`` names in the
+    metadata what made the picture; ``like`` is a file with the permissions that pictures get.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        first: int = 1,
+        overwrite: bool = False,
+        quality: int | None = None,
+        software: str | None = None,
+        like: Path | None = None,
+    ) -> None:
         self._path, self._format = path, picture_format(path)
         self._next, self._overwrite = first, overwrite
+        self._quality, self._software, self._like = quality, software, like
         self.frames = self.size = 0
+        self.span = (0, 0)  # when the first frame begins and the last one ends
         self.dropped: list[str] = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Nothing to do: every picture there is whole."""
-
-    def write(self, image: Image, _pts: int, _duration: int = 0) -> None:
+    def write(self, image: Image, pts: int, duration: int = 0) -> None:
         """(H, W, 3) RGB, uint8 or uint16. Raises MediaError."""
         picture = Picture([image], self._format)
         if not self.frames:
             self.dropped = images.losses(picture, self._format)
         target = numbered(self._path, self._next)
-        with files.publish(target, overwrite=self._overwrite) as temporary:
-            data = images.encode(picture, self._format)
+        with files.publish(target, overwrite=self._overwrite, like=self._like) as temporary:
+            data = images.encode(
+                picture, self._format, quality=self._quality, provenance=self._software
+            )
             temporary.write_bytes(data)
         self.size += len(data)
+        self.span = (self.span[0] if self.frames else pts, pts + duration)
         self.frames += 1
         self._next += 1
 

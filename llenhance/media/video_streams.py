@@ -29,13 +29,28 @@ _MP4_TAGS = frozenset((
 ))  # fmt: skip
 
 
-def true_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    """The tags of a source that are still true of an output."""
+# What a player needs of the tags, to choose a track by itself and to find a font.
+_PLAYING = {"language", "filename", "mimetype"}
+
+
+def true_tags(tags: Mapping[str, str], strip: bool = False) -> dict[str, str]:
+    """The tags of a source that are still true of an output; ``strip``: that playing needs."""
     return {
         key: value
         for key, value in tags.items()
-        if key.lower() not in _OWN_TAGS and not key.lower().startswith(_OWN_PREFIXES)
+        if key.lower() not in _OWN_TAGS
+        and not key.lower().startswith(_OWN_PREFIXES)
+        and (not strip or key.lower() in _PLAYING)
     }
+
+
+def _is_metadata(stream: Any) -> bool:
+    """Whether a stream is no part of what is played: a cover, places and sensors, a time code, an
+    attached file that is no font."""
+    if stream.type == "attachment":
+        kind = str(stream.metadata.get("mimetype", "")).lower()
+        return "font" not in kind and "opentype" not in kind
+    return stream.type == "data" or bool(stream.disposition & Disposition.attached_pic)
 
 
 class _Copier:
@@ -47,6 +62,7 @@ class _Copier:
         out: Any,
         muxer: str,
         cut: tuple[Fraction, Fraction | None],
+        strip: bool,
         stack: ExitStack,
     ) -> None:
         self._out = out
@@ -61,6 +77,8 @@ class _Copier:
         chapters = self.container.chapters()
         for info in source.streams:
             stream = self.container.streams[info.index]
+            if strip and _is_metadata(stream):
+                continue
             if stream.type == "data":
                 # Chapters and the time code are copied as such; MP4 makes its tracks from them.
                 if stream.name == "bin_data" and chapters:
@@ -79,7 +97,7 @@ class _Copier:
             if not _holds(muxer, stream):
                 self.dropped.append(f"{info} is dropped: {muxer} cannot hold it")
                 continue
-            copy = _add(out, stream)
+            copy = _add(out, stream, strip)
             if stream.type != "attachment":
                 self._pairs[info.index] = copy
                 # Matroska has a field for how much of these to leave out at the beginning.
@@ -151,13 +169,13 @@ class _Copier:
             self._out.mux(packet)
 
 
-def _add(out: Any, stream: Any) -> Any:
+def _add(out: Any, stream: Any, strip: bool = False) -> Any:
     """A stream in ``out`` that takes the packets of another."""
     if stream.type in ("data", "attachment") and stream.codec_context is None:
         copy = out.add_stream_from_template(stream)
     else:
         copy = out.add_stream_from_template(stream, opaque=True)
-    copy.metadata.update(true_tags(stream.metadata))
+    copy.metadata.update(true_tags(stream.metadata, strip))
     copy.disposition = stream.disposition
     return copy
 
@@ -177,7 +195,11 @@ def _holds(muxer: str, stream: Any) -> bool:
 
 
 class Output:
-    """A file that is being written: a video stream, the copied streams, tags and chapters."""
+    """A file that is being written: a video stream, the copied streams, tags and chapters.
+
+    ``tags`` are added to the source's; "software" goes where the container has a place for it.
+    ``strip`` leaves out the source's, and streams that are not played.
+    """
 
     def __init__(
         self,
@@ -188,18 +210,24 @@ class Output:
         tags: Mapping[str, str],
         cut: tuple[Fraction, Fraction | None],
         streams: bool,
+        strip: bool,
         add_video: Callable[[Any], Any],
     ) -> None:
         self.target, self.muxer, self.source = target, muxer, source
         self.dropped: list[str] = []
-        self._tags = {**true_tags(source.tags), **tags} if streams else {}
+        self._strip = strip
+        self._tags = {**true_tags(source.tags, strip), **tags} if streams else {}
+        odd = [key for key in self._tags if key.lower() not in _MP4_TAGS]
+        if muxer == "mp4" and odd == ["software"]:
+            self._tags["encoding_tool"] = self._tags.pop("software")
+            odd = []
         self._chapters = 0
         self._stack = ExitStack()
         self._copier: _Copier | None = None
         options = {}
         if muxer in ("mp4", "mov"):
             flags = ["faststart"] if streams else []  # index first: it plays while it is fetched
-            if any(key.lower() not in _MP4_TAGS for key in self._tags):
+            if odd:
                 flags.append("use_metadata_tags")
             options["movflags"] = "".join("+" + flag for flag in flags) or "0"
             # In this unit the file says when each stream begins; the default is milliseconds.
@@ -229,11 +257,11 @@ class Output:
             raise
 
     def _copy_from(self, cut: tuple[Fraction, Fraction | None]) -> None:
-        copier = _Copier(self.source, self.file, self.muxer, cut, self._stack)
+        copier = _Copier(self.source, self.file, self.muxer, cut, self._strip, self._stack)
         self.dropped += copier.dropped
         copier.dropped.clear()
         original = copier.container.streams[self.source.stream]
-        self.video.metadata.update(true_tags(original.metadata))
+        self.video.metadata.update(true_tags(original.metadata, self._strip))
         self.video.disposition = original.disposition
         chapters = _cut_chapters(copier.container.chapters(), cut)
         if chapters:
@@ -270,6 +298,7 @@ class Output:
         """Name what was given to the muxer and is not there."""
         with open_file(self.target) as file, open_input(file) as written:
             found = {key.lower(): value for key, value in written.metadata.items()}
+            found.setdefault("encoding_tool", found.get("encoder", ""))  # as MP4's is read
             lost = [key for key, value in self._tags.items() if found.get(key.lower()) != value]
             if lost:
                 self.dropped.append(f"{self.muxer} does not hold the tags {', '.join(lost)}")

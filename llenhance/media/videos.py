@@ -3,10 +3,11 @@
 Importing it loads PyAV; OpenCV follows with the first clip that is read through it.
 """
 
+from .files import CONTAINERS
 from .video_camera import CameraReader, Closed, Window, check_display
 from .video_codecs import default_codec, default_suffix, encoders
 from .video_hdr import HdrView
-from .video_info import CONTAINERS, StreamInfo, Turn, VideoInfo, clock, probe
+from .video_info import StreamInfo, Turn, VideoInfo, clock, probe
 from .video_input import Frame, VideoReader, constant_rate
 from .video_join import join, verify
 from .video_output import VideoWriter

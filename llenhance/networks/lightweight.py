@@ -30,9 +30,10 @@ class Branch(nn.Sequential):
 class Stage(NamedTuple):
     """What one stage of the training sees and makes, each (N, 3, H, W)."""
 
-    seen: Tensor  # V, the stage's input: S, later S + K(S / L)
+    seen: Tensor  # V, the stage's input: S, later S + K(R)
     illumination: Tensor  # L = clamp(V + H(F, V), 1e-4, 1)
     result: Tensor  # R = clamp(S / L, 0, 1)
+    following: Tensor  # V of the next stage: S + K(R)
 
 
 class Lightweight(nn.Module):
@@ -81,15 +82,19 @@ class Lightweight(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x / self.illuminate(self.extract(x), x)).clamp(0, 1)
 
-    def stages(self, s: Tensor, auxiliary: nn.Module, count: int = 3) -> list[Stage]:
-        """Unroll ``count`` weight-shared stages for training: V^0 = S, V^t = S + K(R^(t-1))."""
+    def stages(self, s: Tensor, auxiliary: nn.Module | None, count: int = 3) -> list[Stage]:
+        """Unroll ``count`` weight-shared stages for training: V^1 = S, V^(t+1) = S + K(R^t).
+
+        Without ``auxiliary`` (K) each stage starts from the illumination of the one before.
+        """
         features = self.extract(s)
         seen, unrolled = s, []
         for _ in range(count):
             illumination = self.illuminate(features, seen)
             result = (s / illumination).clamp(0, 1)
-            unrolled.append(Stage(seen, illumination, result))
-            seen = s + auxiliary(result)
+            following = illumination if auxiliary is None else s + auxiliary(result)
+            unrolled.append(Stage(seen, illumination, result, following))
+            seen = following
         return unrolled
 
 

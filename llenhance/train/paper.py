@@ -118,19 +118,14 @@ def lightweight_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
     Perceptual: features of S + E^T against those of L^T.
     Without calibration there is no K, E is 0, and each stage starts from the L of the one before.
     """
-    network, s = modules["network"], batch["low"]
-    features, seen = network.extract(s), s
+    s = batch["low"]
+    stages = modules["network"].stages(s, modules.get("auxiliary"))
     fidelity = smooth = s.new_zeros(())
-    for _ in range(3):
-        illumination = network.illuminate(features, seen)
-        fidelity = fidelity + F.mse_loss(illumination, seen)
-        smooth = smooth + losses.neighbour_smoothness(illumination)
-        if "calibration" in off:
-            seen = illumination
-        else:
-            seen = s + modules["auxiliary"]((s / illumination).clamp(0, 1))
-    target = s if "calibration" in off else seen
-    perceptual = losses.feature_distance(modules["features"], target, illumination)
+    for stage in stages:
+        fidelity = fidelity + F.mse_loss(stage.illumination, stage.seen)
+        smooth = smooth + losses.neighbour_smoothness(stage.illumination)
+    target = s if "calibration" in off else stages[-1].following
+    perceptual = losses.feature_distance(modules["features"], target, stages[-1].illumination)
     return {"fidelity": 0.8 * fidelity, "smooth": 0.65 * smooth, "perceptual": 0.5 * perceptual}
 
 
