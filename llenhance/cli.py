@@ -29,6 +29,7 @@ from .options import (
     engine_options,
     models_callback,
     picture_options,
+    size_callback,
     tile_callback,
     video_options,
 )
@@ -115,6 +116,18 @@ def cli() -> None:
     help="Cut large pictures into tiles of N pixels; the result is the same.",
 )
 @click.option(
+    "--fast",
+    is_flag=True,
+    help="Pictures above 1024 pixels: enhance a reduced copy and carry its light over.",
+)
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    callback=size_callback,
+    help="Stay within so much, such as 800M or 2G, with smaller tiles."
+    " [default: what is free, as far as it is useful]",
+)
+@click.option(
     "--on-exists",
     type=click.Choice(["error", "skip", "overwrite", "rename"]),
     default="error",
@@ -145,9 +158,12 @@ def enhance(
     scale: int | None,
     engine: str,
     device: str,
+    precision: str,
     threads: int | None,
     weights: str | None,
     tile: int | Literal["auto", "off"],
+    fast: bool,
+    max_memory: int | None,
     on_exists: str,
     name_template: str,
     picture: PictureOptions,
@@ -166,6 +182,7 @@ def enhance(
     INPUT is a picture, a video, a folder, or - for a picture on standard input. Without -o,
     photo.jpg becomes photo_dln.jpg beside it, and dir/ becomes dir_dln/.
     """
+    _bound_threads(threads)  # before anything loads numpy
     given = {name: value for name, value in controls.items() if value is not None}
     _check_controls(models, given, scale)
     if as_json and (output == "-" or (output is None and "-" in inputs)):
@@ -186,8 +203,14 @@ def enhance(
         strip=picture.strip,
         signed=picture.signed,
         preserve_times=batch.preserve_times,
+        fast=fast,
     )
-    loading = Loading(device, engine, weights, threads)
+    video |= {
+        "max_pixels": picture.max_pixels,
+        "strip": picture.strip,
+        "quality": picture.quality,
+    }
+    loading = Loading(device, engine, weights, threads, precision, max_memory)
     digest = functools.cache(loading.digest)
     planned = plan(
         inputs,
@@ -232,6 +255,19 @@ def enhance(
         _write_sheet(planned.jobs, Path(compare), reference, settings.overwrite)
     report.summary()
     raise click.exceptions.Exit(report.exit_status)
+
+
+def _bound_threads(threads: int | None) -> None:
+    """Tell the libraries that are loaded next, here and in workers, how many threads to use.
+
+    OpenBLAS gets one: the evening of videos multiplies small matrices, and its helpers, which spin
+    while they wait, took ten times the work from the network beside it.
+    """
+    if threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    if os.environ.get("OMP_NUM_THREADS", "").isdecimal():
+        os.environ.setdefault("OPENCV_FOR_THREADS_NUM", os.environ["OMP_NUM_THREADS"])
 
 
 def _run(planned: Plan, todo: Batch, report: Report, timeout: float | None) -> None:
@@ -339,16 +375,17 @@ def _write_report(
     from .media import files
 
     rows = list(report.rows)
-    told = {(row["source"], row.get("target")) for row in rows}
+    told = {(row["source"], row.get("model")) for row in rows}
     rows += [
         {"status": "not done", "source": job.name, "target": job.target_name, "warnings": []}
         for job in todo.jobs
-        if (job.name, job.target_name) not in told
+        if (job.name, job.model) not in told
     ]
-    by_target = {(job.name, job.target_name): job for job in planned.jobs}
+    jobs = {(job.name, job.target_name): job for job in planned.jobs}
+    jobs |= {(job.name, job.model): job for job in planned.jobs}
     for number, row in enumerate(rows):
         row = rows[number] = {"target": None, "error": None, "seconds": None} | row
-        job = by_target.get((row["source"], row.get("target", "")))
+        job = jobs.get((row["source"], str(row.get("model", row["target"]))))
         if job is not None:
             row |= {"model": job.model, "kind": job.kind}
     counts = dict.fromkeys(("done", "skipped", "failed", "not done"), 0)
@@ -514,7 +551,10 @@ def main() -> None:
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
             signal.signal(getattr(signal, name), _stop)
     try:
-        sys.exit(cli.main(prog_name="llenhance", standalone_mode=False))
+        status = cli.main(prog_name="llenhance", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a full disk can still be told
+        sys.exit(status)
     except click.exceptions.Abort:
         click.echo("llenhance: interrupted", err=True)
         sys.exit(INTERRUPTED)
@@ -526,6 +566,12 @@ def main() -> None:
         sys.exit(REFUSED if isinstance(error, Refusal) else FAILED)
     except BrokenPipeError:
         # The reader has left: end quietly, and keep Python from flushing into the pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except OSError as error:
+        if error.filename is not None:  # of a file, and not foreseen
+            raise
+        click.echo(f"llenhance: cannot write standard output: {error.strerror}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
 

@@ -10,13 +10,22 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from .engines import available_threads, cuda_devices
+from .engines import KINDS, available_threads, cuda_devices
 from .enhancer import load
 from .errors import LLEnhanceError
 from .methods import METHODS
 from .version import __version__
 
-PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "opencv-python", "av", "numpy", "onnx")
+PACKAGES = (
+    "torch",
+    "openvino",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "opencv-python",
+    "av",
+    "numpy",
+    "onnx",
+)
 
 
 def examine() -> bool:
@@ -37,15 +46,16 @@ def examine() -> bool:
     devices = ["cpu", *(f"cuda:{n}" for n in range(cuda_devices()))]
     if sys.platform == "darwin":
         devices.append("mps")
-    table = Table("method", "engine", "device", "weights", "works")
+    table = Table("method", "engine", "device", "precision", "weights", "works")
     dark = np.full((32, 32, 3), 20, np.uint8)
     working = set()
     for name in METHODS:
-        for engine in ("onnx", "torch"):
+        for engine in KINDS[1:]:
             for device in devices:
-                digest, verdict = "", "yes"
+                precision, digest, verdict = "", "", "yes"
                 try:
                     enhancer = load(name, engine=engine, device=device)
+                    precision = enhancer.engine.precision
                     digest = enhancer.weights.digest[:12]
                     if enhancer.enhance(dark).shape != dark.shape:
                         verdict = "no: wrong size"
@@ -53,6 +63,6 @@ def examine() -> bool:
                         working.add(name)
                 except (LLEnhanceError, ImportError, OSError) as error:
                     verdict = f"no: {error}"
-                table.add_row(name, engine, device, digest, verdict)
+                table.add_row(name, engine, device, precision, digest, verdict)
     console.print(table)
     return working == set(METHODS)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import checkpoints, pixels, tiling
-from .engines import Engine, open_engine
-from .errors import ControlError
+from . import checkpoints, memory, pixels, tiling
+from .engines import Engine, available_threads, open_engine
+from .errors import ControlError, LLEnhanceError
+from .fast import SIDE, carried, reduced
 from .methods import DEFAULT, METHODS, Method, get
 
-WORKING_MEMORY = 1 << 30  # bytes that one run of a network may need before a picture is cut
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .engines.pytorch import TorchEngine
+
+# Bytes that one run of a network may need before a picture is cut: larger tiles spend less on their
+# margins, and beyond this gain little (benchmarks/README.md).
+WORKING_MEMORY = 3 << 29
+ELSEWHERE = 400 << 20  # bytes that a process with a network has, where the system does not tell
+PREPARED = 64 << 20  # bytes beside its weights that an engine keeps once it has run
+WRITING = 6  # bytes for each pixel of a result that encoding it takes, after the network is done
+FINISHING = 60  # bytes for each pixel of a part that steps in floating point need
 
 
 def load(
@@ -23,32 +39,61 @@ def load(
     engine: str = "auto",
     weights: str | Path | None = None,
     threads: int | None = None,
+    precision: str = "auto",
+    max_memory: int | None = None,
 ) -> Enhancer:
     """Find, verify and open a method.
 
     ``method``: a name in METHODS. ``device``: auto, cpu, cuda, cuda:N or mps; only auto may end up
     on another device than the first choice, and ``Enhancer.note`` then says why. ``engine``: auto,
-    onnx or torch. ``weights``: a shipped set's name or the path of a .safetensors file.
+    openvino, onnx or torch. ``weights``: a shipped set's name or the path of a .safetensors file.
     ``threads``: CPU threads; default OMP_NUM_THREADS or all cores given to this process.
+    ``precision``: auto, fp32, bf16 or fp16; auto is a reduced one where the processor has it and
+    the method's quality does not suffer, and ``Enhancer.engine.precision`` says which it is.
+    ``max_memory``: bytes of physical memory that this process is to stay within while it enhances,
+    all that it already has included; default what the machine has to spare, and no more than is
+    useful. Larger pictures are cut into tiles, smaller ones take what they need.
 
     Raises ControlError, WeightsError or DeviceError, each with one line that says what is wrong.
     """
     row = get(method)
     found = checkpoints.find(row, weights)
-    opened, note = open_engine(row, found, engine, device, threads)
-    return Enhancer(row, found, opened, note)
+    threads = threads or available_threads()
+    opened, note = open_engine(row, found, engine, device, threads, precision)
+    return Enhancer(row, found, opened, note, max_memory, threads)
 
 
 class Enhancer:
     """Made by :func:`load`."""
 
     def __init__(
-        self, method: Method, weights: checkpoints.Weights, engine: Engine, note: str
+        self,
+        method: Method,
+        weights: checkpoints.Weights,
+        engine: Engine,
+        note: str,
+        max_memory: int | None = None,
+        threads: int = 1,
     ) -> None:
         self.method = method
         self.weights = weights
         self.engine = engine
         self.note = note  # why this engine and device
+        self.max_memory = max_memory
+        self.threads = threads  # for what is done beside the engine
+        self.tell: Callable[[str], None] = lambda _: None  # hears how pictures are cut
+        self._most: int | None = None  # pixels of a run for which memory sufficed, where it ran out
+        # Bytes for each pixel that the engine gets, at scale 1.
+        self._per_pixel = method.bytes_per_pixel(engine.name, engine.precision)
+        least = tiling.least(method.receptive_radius, method.multiple_of)
+        self._began_with = memory.resident() or ELSEWHERE
+        self._prepared = PREPARED + 4 * method.parameters
+        needed = self._began_with + self._prepared + least * self._per_pixel
+        if max_memory is not None and max_memory < needed:
+            raise ControlError(
+                f"max memory {_megabytes(max_memory)}: {method.name} takes"
+                f" {_megabytes(needed)} before the first picture"
+            )
 
     @property
     def device(self) -> str:
@@ -64,6 +109,7 @@ class Enhancer:
         scale: int | None = ...,
         return_map: Literal[False] = ...,
         tile: int | Literal["auto", "off"] = ...,
+        fast: bool = ...,
         **controls: float,
     ) -> NDArray[Any]: ...
 
@@ -76,6 +122,7 @@ class Enhancer:
         scale: int | None = ...,
         return_map: Literal[True],
         tile: int | Literal["auto", "off"] = ...,
+        fast: Literal[False] = ...,
         **controls: float,
     ) -> tuple[NDArray[Any], NDArray[np.float32]]: ...
 
@@ -87,6 +134,7 @@ class Enhancer:
         scale: int | None = None,
         return_map: bool = False,
         tile: int | Literal["auto", "off"] = "auto",
+        fast: bool = False,
         **controls: float,
     ) -> NDArray[Any] | tuple[NDArray[Any], NDArray[np.float32]]:
         """Make a dark picture visible.
@@ -97,105 +145,534 @@ class Enhancer:
         ``strength``: 0 gives the input, 1 the method, between is a blend.
         ``scale``: output size over input size; one of the method's scales.
         ``tile``: the side in pixels of the tiles that a large picture is cut into; auto cuts where
-        the whole would need more than a gigabyte of working memory; off never cuts. Tiles give
-        the picture that the whole would give.
+        the whole would need more memory than there is or than is useful; off never cuts. Tiles
+        give the picture that the whole would give. Where memory runs out nevertheless, the picture
+        is cut into tiles of half the size, and so on.
+        ``fast``: the network sees a copy with a long side of 1024 pixels, and its change of light
+        and colour is carried to the picture; one that is no larger comes out as without.
         ``controls``: the method's own, for instance ``alpha`` of residual.
-        ``return_map``: also return the method's map, float32 (H, W, 3); residual's is D.
+        ``return_map``: also return the method's map, float32 (H, W, 3); residual's is D. Not with
+        ``fast``.
 
         Returns an array of the same layout and dtype, (scale*H, scale*W); alpha is kept as it is.
         Raises ControlError for a control that the method lacks or a value out of range, and
         LLEnhanceError for an array that is no picture.
         """
         scale, settings = check(self.method, strength, scale, return_map, controls)
-        rgb, layout = pixels.split(image)
-        original = rgb
-        if rgb.dtype == np.float32:  # light above 1 is mapped for the network and given back after
-            rgb = pixels.tone_map(rgb)
-        # A blend of two rounded pictures is off by up to one level: blend before rounding.
-        given = rgb if strength == 1 else pixels.to_float(rgb)
-        height, width = given.shape[:2]
-        padded, top, left = pad(given, self.method.multiple_of)
-        enhanced, *maps = self._run(padded, scale, settings, return_map, tile)
-        enhanced = enhanced[
-            top * scale : (top + height) * scale, left * scale : (left + width) * scale
-        ]
-        if strength != 1:
-            blended = pixels.enlarge(given, scale) * (1 - strength) + enhanced * strength
-            enhanced = pixels.from_float(blended.astype(np.float32), rgb.dtype)
-        if rgb is not original:
-            enhanced = pixels.apply_change(original, rgb, enhanced)
-        result = pixels.join(enhanced, layout)
-        if not return_map:
-            return result
-        return result, maps[0][top : top + height, left : left + width]
+        if fast:
+            if return_map:
+                raise ControlError("fast gives no map")
+            pixels.check(image)
+            if max(image.shape[:2]) > SIDE:
+                return self._fast(image, strength, scale, tile, settings)
+        picture = _Picture(image, strength, scale, self.method.multiple_of)
+        enhanced, *maps = self._run(picture, settings, return_map, tile)
+        result = picture.joined(enhanced)
+        return (result, maps[0]) if return_map else result
+
+    def _fast(
+        self,
+        image: NDArray[Any],
+        strength: float,
+        scale: int,
+        tile: int | Literal["auto", "off"],
+        settings: dict[str, float],
+    ) -> NDArray[Any]:
+        """The change that is made to a reduced copy, carried to the picture."""
+        original, layout = pixels.split(image)
+        mapped = pixels.tone_map(original) if original.dtype == np.float32 else original
+        copy = reduced(mapped, threads=self.threads)
+        options: dict[str, Any] = {"strength": strength, "scale": scale, "tile": tile, **settings}
+        changed = self.enhance(copy, **options)
+        enhanced = carried(mapped, copy, changed, scale, threads=self.threads)
+        if mapped is not original:
+            enhanced = pixels.apply_change(original, mapped, enhanced)
+        return pixels.join(enhanced, layout)
+
+    @overload
+    def enhance_batch(
+        self,
+        frames: NDArray[Any],
+        *,
+        strength: float = ...,
+        scale: int | None = ...,
+        **controls: float,
+    ) -> NDArray[Any]: ...
+
+    @overload
+    def enhance_batch(
+        self,
+        frames: Sequence[NDArray[Any]],
+        *,
+        strength: float = ...,
+        scale: int | None = ...,
+        **controls: float,
+    ) -> list[NDArray[Any]]: ...
+
+    @overload
+    def enhance_batch(
+        self,
+        frames: Tensor,
+        *,
+        strength: float = ...,
+        scale: int | None = ...,
+        **controls: float,
+    ) -> Tensor: ...
+
+    def enhance_batch(
+        self,
+        frames: NDArray[Any] | Sequence[NDArray[Any]] | Tensor,
+        *,
+        strength: float = 1.0,
+        scale: int | None = None,
+        **controls: float,
+    ) -> NDArray[Any] | list[NDArray[Any]] | Tensor:
+        """Make many dark pictures visible, those of one size in one run of the network.
+
+        ``frames``: an array (N, H, W, 1 to 4), or a list of pictures of any sizes; each as
+        :meth:`enhance` takes it. Each comes out as ``enhance`` would give it, within the engine's
+        rounding: what a network wants to know of the whole picture it learns of each by itself.
+        So many go into one run as its memory allows. ``strength``, ``scale`` and ``controls`` as
+        in ``enhance``. Returns an array for an array, a list for a list.
+
+        With the torch engine, ``frames`` may also be a tensor (N, 3, H, W) of floats in [0, 1]
+        (what lies beyond is clipped) or of uint8, on the device that the engine uses. Out comes a
+        tensor (N, 3, scale*H, scale*W) of the same dtype, layout and device that nothing has
+        copied to the host. Gradients do not flow through it, and it is not cut into tiles.
+
+        Raises what :meth:`enhance` does, and ControlError for a tensor where there is another
+        engine or another device.
+        """
+        scale, settings = check(self.method, strength, scale, False, controls)
+        torch = sys.modules.get("torch")  # who has a tensor has imported it
+        if torch is not None and isinstance(frames, torch.Tensor):
+            engine = self._torch
+            if engine is None:
+                raise ControlError(
+                    f"a tensor needs the torch engine (load(..., engine='torch')); this is"
+                    f" {self.engine.name}"
+                )
+            at_once = partial(self.at_once, scale=scale)
+            return engine.on_device(frames, scale, settings, strength, at_once)
+        if isinstance(frames, np.ndarray) and frames.ndim != 4:
+            raise LLEnhanceError(
+                f"a batch is (N, height, width, 1 to 4) or a list, not {frames.shape}"
+            )
+        images = list(frames)
+        for image in images:
+            pixels.check(image)
+        results = list(images)
+        parts = self._parts(images, scale)
+        batches = [[images[number] for number in part] for part in parts]
+        done = self.enhance_batches(batches, strength=strength, scale=scale, **controls)
+        for part, outputs in zip(parts, done, strict=True):
+            for number, output in zip(part, outputs, strict=True):
+                results[number] = output
+        if not isinstance(frames, np.ndarray):
+            return results
+        count, height, width, channels = frames.shape
+        if not count:
+            return np.empty((0, height * scale, width * scale, channels), frames.dtype)
+        return np.stack(results)
+
+    def enhance_batches(
+        self,
+        batches: Iterable[Sequence[NDArray[Any]]],
+        *,
+        strength: float = 1.0,
+        scale: int | None = None,
+        **controls: float,
+    ) -> Iterator[list[NDArray[Any]]]:
+        """Each batch of pictures as :meth:`enhance` would give them, in order.
+
+        A batch of one size and dtype is one run of the network, whatever memory that takes. On an
+        NVIDIA GPU the next batch is taken and begun before this one is waited for, so that copying
+        and computing overlap; elsewhere nothing is taken ahead.
+        """
+        scale, settings = check(self.method, strength, scale, False, controls)
+        begun: deque[Callable[[], list[NDArray[Any]]]] = deque()
+        ahead = 1 if self._overlaps else 0
+        for images in batches:
+            begun.append(self._begin(images, strength, scale, settings))
+            if len(begun) > ahead:
+                yield begun.popleft()()
+        while begun:
+            yield begun.popleft()()
+
+    def at_once(self, height: int, width: int, scale: int = 1) -> int:
+        """How many pictures of this size the network takes in one run: at least one, and at most
+        as many as its working memory has room for. The same on the same machine."""
+        engine = self._torch
+        room = WORKING_MEMORY if engine is None else engine.room(WORKING_MEMORY)
+        if self.max_memory is not None and self.device == "cpu":
+            room = min(room, self.max_memory - self._began_with - self._prepared)
+        return max(1, room // (height * width * scale**2 * self._per_pixel))
+
+    @property
+    def _torch(self) -> TorchEngine | None:
+        """The engine, where it is torch's."""
+        if self.engine.name != "torch":
+            return None
+        from .engines.pytorch import TorchEngine
+
+        return self.engine if isinstance(self.engine, TorchEngine) else None
+
+    @property
+    def _overlaps(self) -> bool:
+        """Whether runs go on after they have begun."""
+        return self._torch is not None and self.device.startswith("cuda")
+
+    def _parts(self, images: Sequence[NDArray[Any]], scale: int) -> list[list[int]]:
+        """The numbers of pictures that go into the network together, of one size and dtype."""
+        alike: dict[tuple[int, int, np.dtype[Any]], list[int]] = {}
+        for number, image in enumerate(images):
+            alike.setdefault((*image.shape[:2], image.dtype), []).append(number)
+        parts = []
+        for (height, width, _), numbers in alike.items():
+            size = self.at_once(height, width, scale)
+            parts += [numbers[at : at + size] for at in range(0, len(numbers), size)]
+        return parts
+
+    def _begin(
+        self,
+        images: Sequence[NDArray[Any]],
+        strength: float,
+        scale: int,
+        settings: dict[str, float],
+    ) -> Callable[[], list[NDArray[Any]]]:
+        """Begin a batch; what is returned waits for it and gives the pictures. Where memory runs
+        out it is halved."""
+        pictures = [_Picture(i, strength, scale, self.method.multiple_of) for i in images]
+        kinds = {(picture.shape, picture.original.dtype) for picture in pictures}
+        if len(kinds) == 1 and self._grid(pictures[0], "auto").whole:
+            try:
+                return self._begin_run(pictures, scale, settings)
+            except Exception as error:
+                if not memory.ran_out(error):
+                    raise
+            # Outside of the handler: what the failed run held is free only now.
+            self._release()
+            if len(images) > 1:
+                halves = (images[: len(images) // 2], images[len(images) // 2 :])
+                done = [self._begin(half, strength, scale, settings)() for half in halves]
+                return lambda: [*done[0], *done[1]]
+        options: dict[str, Any] = {"strength": strength, "scale": scale, **settings}
+        results = [self.enhance(image, **options) for image in images]
+        return lambda: results
+
+    def _begin_run(
+        self, pictures: Sequence[_Picture], scale: int, settings: dict[str, float]
+    ) -> Callable[[], list[NDArray[Any]]]:
+        """Pictures of one size and dtype in one run."""
+        parts = [picture.part() for picture in pictures]
+        batch = np.stack([part.given for part in parts])
+
+        def finished(enhanced: NDArray[Any]) -> list[NDArray[Any]]:
+            return [
+                picture.joined(part.finished(colours)[picture.within(scale)])
+                for picture, part, colours in zip(pictures, parts, enhanced, strict=True)
+            ]
+
+        engine = self._torch
+        if engine is None:
+            enhanced = self.engine.run(batch, scale, settings)[0]
+            return lambda: finished(enhanced)
+        wait = engine.begin(batch, scale, settings, again=True)
+        return lambda: finished(wait()[0])
 
     def _run(
         self,
-        image: NDArray[Any],
-        scale: int,
+        picture: _Picture,
         controls: dict[str, float],
         maps: bool,
         tile: int | Literal["auto", "off"],
     ) -> list[NDArray[Any]]:
-        """A padded picture through the engine, in one piece or in tiles."""
-        height, width = image.shape[:2]
-        size = self._tile_side(height, width, tile)
-        if size is None:
-            return [p[0] for p in self.engine.run(image[None], scale, controls, maps=maps)]
-        method = self.method
-        tiles = list(tiling.cut(height, width, size, method.receptive_radius, method.multiple_of))
-        means = self._measure(image, tiles, scale) if method.means else None
-        joined: list[NDArray[Any]] = []
-        for part in tiles:
-            planes = self.engine.run(
-                image[part.outer][None], scale, controls, maps=maps, means=means
+        """The colours of the enhanced picture and the maps: in one piece, or in tiles, which are
+        made smaller where memory runs out."""
+        grid = self._grid(picture, tile)
+        means: list[NDArray[np.float32]] = []  # those that have been measured
+        while True:
+            try:
+                return self._through(picture, grid, controls, maps, means)
+            except Exception as error:
+                if not memory.ran_out(error):
+                    raise
+            # Outside of the handler: what the failed run held is free only now.
+            grid = self._smaller(picture, grid, tile)
+
+    def _through(
+        self,
+        picture: _Picture,
+        grid: tiling.Grid,
+        controls: dict[str, float],
+        maps: bool,
+        means: list[NDArray[np.float32]],
+    ) -> list[NDArray[Any]]:
+        scale = picture.scale
+        if grid.whole:
+            part = picture.part()
+            # An engine that is prepared for one size needs less memory.
+            first, *rest = self.engine.run(
+                part.given[None], scale, controls, maps=maps, again=self.max_memory is not None
             )
+            enhanced = part.finished(first[0])[picture.within(scale)]
+            return [enhanced, *(plane[0][picture.within(1)] for plane in rest)]
+        height, width = grid.size
+        self.tell(f"{grid.down * grid.across} tiles of {width}x{height} pixels")
+        given = self._measure(picture, grid, means) if self.method.means else None
+        joined: list[NDArray[Any]] = []
+        for tile in grid.tiles():
+            part = picture.part(tile.outer)
+            first, *rest = self.engine.run(
+                part.given[None], scale, controls, maps=maps, means=given, again=True
+            )
+            planes = [part.finished(first[0]), *(plane[0] for plane in rest)]
             for number, plane in enumerate(planes):
                 factor = 1 if number else scale  # maps have the input's size
                 if number == len(joined):
-                    shape = (height * factor, width * factor, 3)
-                    joined.append(np.empty(shape, plane.dtype))
-                joined[number][_scaled(part.inner, factor)] = plane[0][_scaled(part.crop, factor)]
+                    joined.append(np.empty(picture.sized(factor), plane.dtype))
+                place, kept = picture.place(tile, factor)
+                joined[number][place] = plane[kept]
+        self._release()  # writing a large picture takes memory too
         return joined
 
-    def _tile_side(self, height: int, width: int, tile: int | Literal["auto", "off"]) -> int | None:
-        """The side of the tiles, or None for one piece."""
-        method = self.method
-        if tile == "off" or self.weights.options.get("align_corners"):
-            # The authors' EnlightenGAN enlarges on a grid that depends on the whole picture's size.
-            return None
-        if tile == "auto":
-            if height * width * method.memory <= WORKING_MEMORY:
-                return None
-            pixels = WORKING_MEMORY // method.memory
-            tile = tiling.side(pixels, method.receptive_radius, method.multiple_of)
-        if tile < 1:
-            raise ControlError(f"tile {tile}: a tile has at least one pixel")
-        tile = -(-tile // method.multiple_of) * method.multiple_of
-        return None if tile >= max(height, width) else tile
+    def _grid(self, picture: _Picture, tile: int | Literal["auto", "off"]) -> tiling.Grid:
+        """The tiles for a picture; one that is the whole where it need not or cannot be cut.
+
+        Raises ControlError for a tile of nothing, and LLEnhanceError where max_memory is too
+        little for this picture.
+        """
+        method, (height, width) = self.method, picture.shape
+        halo, multiple = method.receptive_radius, method.multiple_of
+        if tile == "off" or self._cannot_cut:
+            return tiling.by_area(height, width, height * width, halo, multiple)
+        if tile != "auto":
+            if tile < 1:
+                raise ControlError(f"tile {tile}: a tile has at least one pixel")
+            grid = tiling.by_side(height, width, tile, halo, multiple)
+            if self._most is None or grid.pixels <= self._most:
+                return grid
+            return tiling.by_area(height, width, self._most, halo, multiple)
+        per_pixel = self._per_pixel * picture.scale**2
+        if picture.strength != 1 or picture.original.dtype == np.float32:
+            per_pixel += FINISHING * picture.scale**2
+        room = self._room(picture)
+        if height * width * per_pixel > room:
+            self._release()  # what it keeps of earlier runs counts as taken
+            room = self._room(picture)
+        most = room // per_pixel
+        if self._most is not None:
+            most = min(most, self._most)
+        grid = tiling.by_area(height, width, most, halo, multiple)
+        lacking = max(grid.pixels * per_pixel, picture.writing_bytes) - room
+        if self.max_memory is not None and lacking > 0:
+            needed = self.max_memory + lacking
+            raise LLEnhanceError(
+                f"{picture.size} take {_megabytes(needed)},"
+                f" more than the max memory of {_megabytes(self.max_memory)}"
+            )
+        return grid
+
+    def _room(self, picture: _Picture) -> int:
+        """Bytes that one run for this picture may need."""
+        useful = WORKING_MEMORY
+        if self._torch is not None:
+            useful = self._torch.room(useful)
+        if self.device.startswith("cuda"):
+            return useful  # of the GPU's own memory
+        if self.max_memory is not None:
+            taken = memory.resident() or ELSEWHERE
+            return min(useful, self.max_memory - taken - self._prepared - picture.result_bytes)
+        free = memory.available()
+        if free is None:
+            return useful
+        # Others need memory as well. In steps, so that a little more or less changes no tile.
+        room = useful
+        while room > (free - picture.result_bytes) // 2 and room > useful >> 5:
+            room >>= 1
+        return room
+
+    def _release(self) -> None:
+        """Let the engine give back what it keeps for the next run."""
+        try:
+            self.engine.release()
+        except Exception as error:  # giving back may take a little itself
+            if not memory.ran_out(error):
+                raise
+
+    @property
+    def _cannot_cut(self) -> bool:
+        """The authors' EnlightenGAN enlarges on a grid that depends on the whole picture's size."""
+        return bool(self.weights.options.get("align_corners"))
+
+    def _smaller(
+        self, picture: _Picture, grid: tiling.Grid, tile: int | Literal["auto", "off"]
+    ) -> tiling.Grid:
+        """Tiles of half the size, after memory did not suffice for these; raises LLEnhanceError
+        where there are none."""
+        self._release()
+        method, (height, width) = self.method, picture.shape
+        if tile == "off" or self._cannot_cut:
+            why = "--tile off" if tile == "off" else "these weights cannot be cut into tiles"
+            raise LLEnhanceError(
+                f"there is not enough memory for {picture.size} in one piece ({why})"
+            )
+        self._most = grid.pixels // 2
+        smaller = tiling.by_area(
+            height, width, self._most, method.receptive_radius, method.multiple_of
+        )
+        if smaller.pixels >= grid.pixels:
+            raise LLEnhanceError(
+                f"there is not enough memory for {picture.size}, even in small tiles"
+            )
+        self.tell("not enough memory: going on with smaller tiles")
+        return smaller
 
     def _measure(
-        self, image: NDArray[Any], tiles: list[tiling.Tile], scale: int
+        self, picture: _Picture, grid: tiling.Grid, found: list[NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """The whole-picture means, exactly: one pass over all tiles for each of them."""
-        channels = self.method.means
-        means = np.zeros(sum(channels), np.float32)
+        """The whole-picture means, exactly: one pass over all tiles for each of them.
+
+        ``found`` keeps those that are done, for another try.
+        """
+        method, (height, width) = self.method, picture.shape
+        counts = method.means
+        means = np.zeros(sum(counts), np.float32)
         begin = 0
-        for number, count in enumerate(channels):
-            total = np.zeros(count, np.float64)
-            for part in tiles:
-                outer = image[part.outer]
-                window = np.zeros(outer.shape[:2], np.float32)
-                window[part.crop] = 1
-                total += part.area * self.engine.measure(outer, window, scale, number, means)
-            means[begin : begin + count] = total / (image.shape[0] * image.shape[1])
+        for number, (count, radius) in enumerate(zip(counts, method.mean_radii, strict=True)):
+            if number == len(found):
+                total = np.zeros(count, np.float64)
+                own = tiling.by_area(height, width, grid.pixels, radius, method.multiple_of)
+                for tile in own.tiles():
+                    given = picture.part(tile.outer).given
+                    window = np.zeros(given.shape[:2], np.float32)
+                    window[tile.crop] = 1
+                    total += tile.area * self.engine.measure(
+                        given, window, picture.scale, number, means
+                    )
+                found.append((total / (height * width)).astype(np.float32))
+                self._release()  # the next pass is another part of the network
+            means[begin : begin + count] = found[number]
             begin += count
         return means
 
 
-def _scaled(place: tuple[slice, slice], scale: int) -> tuple[slice, slice]:
-    rows, columns = (slice(part.start * scale, part.stop * scale) for part in place)
-    return rows, columns
+class _Picture:
+    """A picture on its way through the network, as a whole or in parts.
+
+    The network sees it reflected at its edges to multiples of ``multiple``: ``shape`` is the
+    height and width of that. Only parts are ever copied into it, or into floats.
+    """
+
+    def __init__(self, image: NDArray[Any], strength: float, scale: int, multiple: int) -> None:
+        self.original, self.layout = pixels.split(image)
+        self.strength, self.scale = strength, scale
+        self.rows, self.columns = (_reflected(n, multiple) for n in self.original.shape[:2])
+        self.shape = len(self.rows), len(self.columns)
+        floats = self.original.dtype == np.float32
+        self.highlights = floats and pixels.has_highlights(self.original)
+
+    @property
+    def size(self) -> str:
+        """For people."""
+        height, width = self.original.shape[:2]
+        return f"{width}x{height} pixels"
+
+    def part(self, outer: tuple[slice, slice] = (slice(None), slice(None))) -> _Part:
+        """What lies at these rows and columns."""
+        piece = _take(self.original, self.rows[outer[0]], 0)
+        piece = _take(piece, self.columns[outer[1]], 1)
+        return _Part(piece, self.highlights, self.strength, self.scale)
+
+    def within(self, factor: int) -> tuple[slice, slice]:
+        """Where the picture itself lies in what the network sees, ``factor`` times as large."""
+        rows, columns = (
+            slice(before * factor, (before + length) * factor) for before, length in self._edges
+        )
+        return rows, columns
+
+    def place(
+        self, tile: tiling.Tile, factor: int
+    ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """(where what a tile gives lies in the result, and where in what it computes)."""
+        result, computed = [], []
+        for (before, length), inner, outer in zip(self._edges, tile.inner, tile.outer, strict=True):
+            first, last = max(inner.start, before), min(inner.stop, before + length)
+            result.append(slice((first - before) * factor, (last - before) * factor))
+            first, last = first - outer.start, last - outer.start
+            computed.append(slice(first * factor, last * factor))
+        return (result[0], result[1]), (computed[0], computed[1])
+
+    @property
+    def _edges(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(pixels before the picture, its length) for rows and columns."""
+        lengths = self.original.shape[:2]
+        (top, left) = ((n - length) // 2 for n, length in zip(self.shape, lengths, strict=True))
+        return (top, lengths[0]), (left, lengths[1])
+
+    def sized(self, factor: int) -> tuple[int, int, int]:
+        """The shape of a result that is ``factor`` times as large."""
+        height, width = self.original.shape[:2]
+        return height * factor, width * factor, 3
+
+    @property
+    def result_bytes(self) -> int:
+        """What the colours of the result take, and what joins them with the rest."""
+        height, width, channels = self.sized(self.scale)
+        joined = 0 if self.layout.alpha is None and not self.layout.grey else 4
+        return height * width * (channels + joined) * self.original.dtype.itemsize
+
+    @property
+    def writing_bytes(self) -> int:
+        """What who writes the result takes beside it."""
+        height, width, _ = self.sized(self.scale)
+        return height * width * WRITING
+
+    def joined(self, enhanced: NDArray[Any]) -> NDArray[Any]:
+        """The colours of the result -> a picture like the one that was given."""
+        return pixels.join(enhanced, self.layout)
+
+
+class _Part:
+    """A part of a picture: ``given`` goes into the network, ``finished`` comes back."""
+
+    def __init__(
+        self, original: NDArray[Any], highlights: bool, strength: float, scale: int
+    ) -> None:
+        self.original = self.rgb = original
+        if original.dtype == np.float32:  # light above 1 is mapped, and given back afterwards
+            self.rgb = pixels.tone_map(original, highlights)
+        self.strength, self.scale = strength, scale
+        # A blend of two rounded pictures is off by up to one level: blend before rounding.
+        self.given = self.rgb if strength == 1 else pixels.to_float(self.rgb)
+
+    def finished(self, enhanced: NDArray[Any]) -> NDArray[Any]:
+        """What the network made of ``given`` -> the part of the result, of the picture's dtype."""
+        if self.strength != 1:
+            grown = pixels.enlarge(self.given, self.scale)
+            blended = grown * (1 - self.strength) + enhanced * self.strength
+            enhanced = pixels.from_float(blended.astype(np.float32), self.rgb.dtype)
+        if self.rgb is not self.original:
+            enhanced = pixels.apply_change(self.original, self.rgb, enhanced)
+        return enhanced
+
+
+def _reflected(length: int, multiple: int) -> NDArray[np.intp]:
+    """Where each row or column of a padded picture lies in the picture: see :func:`pad`."""
+    missing = -length % multiple
+    return np.pad(np.arange(length), (missing // 2, missing - missing // 2), "reflect")
+
+
+def _take(image: NDArray[Any], places: NDArray[np.intp], axis: int) -> NDArray[Any]:
+    """Rows or columns of an image, without a copy where they lie side by side."""
+    first, last = int(places[0]), int(places[-1])
+    if last - first == len(places) - 1:
+        return image[first : last + 1] if axis == 0 else image[:, first : last + 1]
+    return np.take(image, places, axis)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def check(

@@ -54,6 +54,7 @@ def evaluate(
     as_csv: bool,
     engine: str,
     device: str,
+    precision: str,
     threads: int | None,
     weights: str | None,
 ) -> None:
@@ -68,7 +69,7 @@ def evaluate(
         raise Refusal("give one of --json and --csv")
 
     from .enhancer import load
-    from .metrics import NiqeModel
+    from .niqe import NiqeModel
     from .report import Report
     from .scores import classic, network, prediction, run
     from .scores import synthetic as synthetic_cases
@@ -88,9 +89,17 @@ def evaluate(
     factor = scale or 1
     contenders = classic(factor)
     for name in chosen:
-        enhancer = load(name, device=device, engine=engine, weights=weights, threads=threads)
+        enhancer = load(
+            name,
+            device=device,
+            engine=engine,
+            weights=weights,
+            threads=threads,
+            precision=precision,
+        )
         report.say(
-            f"{name}: {enhancer.engine.name} on {enhancer.device} ({enhancer.note}),"
+            f"{name}: {enhancer.engine.name} {enhancer.engine.precision} on {enhancer.device}"
+            f" ({enhancer.note}),"
             f" weights {enhancer.weights.name} {enhancer.weights.digest[:12]}",
             0,
         )

@@ -6,28 +6,48 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing, suppress
-from dataclasses import asdict
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from . import ends, segments
 from .ends import INDIFFERENT, Choice, Source
+from .engines import available_threads
 from .errors import LLEnhanceError, MediaError, Refusal
 from .media import files, videos
-from .overlap import Behind, ahead
+from .overlap import AHEAD, Behind, ahead
 from .pixels import Array
 from .plan import Job
 from .preview import preview, preview_name
 from .progress import Growing, Progress, megabytes
 from .report import Report
-from .segments import Segments
+from .segments import Pieces, Runs, Segments
 from .stabilize import Stabilizer
 from .version import __version__
 
 __all__ = ["Choice", "check", "enhance"]
 
 Apply = Callable[[Array], Array]  # a frame (H, W, 3) RGB uint8 or uint16 to the enhanced one
+MOST = 8  # frames in one run of the network
+
+# A frame, and what the reader has said so far where a piece of the video begins with it.
+Step = tuple[videos.Frame, list[str] | None]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several frames through the network at once, for devices that are faster so.
+
+    ``most``: of frames of this height and width, in one run. ``apply``: batches of frames to
+    batches of enhanced frames, in order; it may take the next batch before it gives the last one.
+    """
+
+    most: Callable[[int, int], int]
+    apply: Callable[[Iterable[list[Array]]], Iterator[list[Array]]]
 
 
 class Sink(Growing, Protocol):
@@ -84,16 +104,21 @@ def enhance(
     *,
     recipe: str,
     overwrite: bool,
+    signature: str | None = None,
+    together: Together | None = None,
 ) -> None:
     """Do one video job; the report hears how it went.
 
     ``apply`` takes and returns a frame, (H, W, 3) RGB uint8 or uint16, ``scale`` times as large.
-    ``recipe`` names the method, its weights and its settings.
+    ``recipe`` names the method, its weights and its settings; ``signature`` is written into the
+    metadata of the output. ``together`` takes the place of ``apply`` for the frames of a video,
+    not for a preview or a camera, whose frames come one by one.
     """
     began = time.perf_counter()
     target = job.target_name
     fields: dict[str, Any] = {}
     notes: list[str] = []
+    ended: BaseException | None = None
     try:
         if choice.preview and job.source is not None and job.target is not None:
             sheet = preview_name(job.target)
@@ -101,14 +126,28 @@ def enhance(
             preview(job.source, apply, choice, sheet, overwrite=overwrite)
         else:
             source = ends.open_source(job.source, choice)
-            work = _Work(job, source, apply, scale, choice, report)
+            work = _Work(job, source, apply, scale, choice, report, signature, together)
             notes, fields["frames"] = work.run(recipe, overwrite=overwrite)
+            ended = work.ended
     except LLEnhanceError as error:
-        report.failed(job.name, str(error))
+        _failed(job, str(error), report, began)
+        return
+    except MemoryError:
+        _failed(job, "there is not enough memory for it", report, began)
         return
     for note in notes:
         report.warn(job.name, note)
+    if isinstance(ended, MediaError):
+        _failed(job, f"{ended} (what came until then is in {target})", report, began)
+        return
     report.done(job.name, target, time.perf_counter() - began, model=job.model, **fields)
+    if ended is not None:
+        raise ended
+
+
+def _failed(job: Job, reason: str, report: Report, began: float) -> None:
+    seconds = round(time.perf_counter() - began, 3)
+    report.failed(job.name, reason, target=job.target_name, model=job.model, seconds=seconds)
 
 
 def _encoding(
@@ -161,7 +200,10 @@ class _Work:
         scale: int,
         choice: Choice,
         report: Report,
+        signature: str | None,
+        together: Together | None,
     ) -> None:
+        self._signature, self._tags = signature, {"software": signature} if signature else {}
         self._job, self._source, self._apply, self._choice = job, source, apply, choice
         self._scale, self._report, self._info = scale, report, source.info
         self._evened: Stabilizer | None = None
@@ -169,6 +211,10 @@ class _Work:
             self._evened = Stabilizer(None if choice.stabilize == "auto" else choice.stabilize)
         self._hdr = videos.HdrView(self._info) if self._info.hdr else None
         self._cut = (choice.start or 0.0, choice.end)
+        self._together, self._most = together, 1
+        if together is not None and not ends.is_camera(job.source):
+            self._most = min(MOST, together.most(self._info.height, self._info.width))
+        self.ended: BaseException | None = None  # what ended a recording before its time
 
     def run(self, recipe: str, *, overwrite: bool) -> tuple[list[str], int]:
         """Do it: (notes for people, frames)."""
@@ -179,16 +225,12 @@ class _Work:
         if where == "pipe" or target is None:
             return self._piped()
         if where == "pictures":
-            first = videos.first_number(self._info)
-            pictures = videos.SequenceWriter(target, first=first, overwrite=overwrite)
-            with pictures:
-                notes = self._all(pictures)
-            return [*notes, *pictures.dropped], pictures.frames
+            return self._as_pictures(target, recipe, overwrite)
         encoding = _encoding(self._job, self._info, self._scale, self._choice)
         total = self._source.total(self._choice)
         long = total is None or total > segments.FRAMES
         if encoding is not None and not self._source.once and long:
-            return self._in_pieces(encoding, recipe, overwrite)
+            return self._in_segments(target, encoding, recipe, overwrite)
         with files.publish(target, overwrite=overwrite, like=self._source.path) as temporary:
             writer: videos.VideoWriter | videos.PipeWriter
             if encoding is None:
@@ -199,7 +241,15 @@ class _Work:
                         notes = self._all(writer)
                 seconds = float(writer.frames / self._info.frame_rate)
             else:
-                writer = videos.VideoWriter(temporary, self._info, plan=encoding, cut=self._cut)
+                writer = videos.VideoWriter(
+                    temporary,
+                    self._info,
+                    plan=encoding,
+                    cut=self._cut,
+                    tags=self._tags,
+                    strip=self._choice.strip,
+                    threads=available_threads(),
+                )
                 with writer:
                     notes = self._all(writer)
                 seconds = writer.duration
@@ -234,19 +284,66 @@ class _Work:
                 window.show(frame.image, self._enhanced(frame.image))
         return reader.notes, window.frames
 
-    def _in_pieces(
-        self, encoding: videos.Encoding, recipe: str, overwrite: bool
+    def _as_pictures(self, target: Path, recipe: str, overwrite: bool) -> tuple[list[str], int]:
+        """Write numbered pictures, going on where an earlier run ended."""
+        quality, signature = self._choice.quality, self._signature
+        first = videos.first_number(self._info)
+
+        def writer(number: int, replaces: bool) -> videos.SequenceWriter:
+            return videos.SequenceWriter(
+                target,
+                first=number,
+                overwrite=replaces,
+                quality=quality,
+                software=signature,
+                like=self._source.path,
+            )
+
+        if self._source.once:  # there is nothing to go back to
+            with writer(first, overwrite) as pictures:
+                notes = self._all(pictures)
+            return [*notes, *pictures.dropped], pictures.frames
+        encoder = {"first": first, "quality": quality, "signed": signature is not None}
+        pieces = Runs(
+            target,
+            self._info,
+            self._made_by(encoder, recipe),
+            writer,
+            first,
+            restart=self._choice.restart,
+            overwrite=overwrite,
+        )
+
+        def finished() -> list[str]:
+            pieces.remove()
+            return pieces.notes
+
+        return self._in_pieces(pieces, finished)
+
+    def _in_segments(
+        self, target: Path, encoding: videos.Encoding, recipe: str, overwrite: bool
     ) -> tuple[list[str], int]:
         """Write the video piece by piece, going on where an earlier run ended, and join them."""
-        assert self._job.target is not None
+
+        def writer(place: Path) -> videos.VideoWriter:
+            threads = available_threads()
+            return videos.VideoWriter(
+                place, self._info, plan=encoding, cut=self._cut, part=True, threads=threads
+            )
+
         pieces = Segments(
-            self._job.target,
+            target,
             self._info,
-            encoding,
-            self._cut,
-            self._made_by(encoding, recipe),
+            self._made_by(asdict(encoding), recipe),
+            writer,
             restart=self._choice.restart,
         )
+        return self._in_pieces(pieces, lambda: self._join(target, pieces, encoding, overwrite))
+
+    def _in_pieces(
+        self, pieces: Pieces, finished: Callable[[], list[str]]
+    ) -> tuple[list[str], int]:
+        """Do the pieces that are not there; ``finished`` makes of them what was asked for."""
         try:
             with pieces:
                 if pieces.note:
@@ -254,7 +351,7 @@ class _Work:
                 if not pieces.whole:
                     self._add_pieces(pieces)
                 count = pieces.frames
-                return self._join(pieces, encoding, overwrite), count
+                return finished(), count
         except LLEnhanceError as error:
             raise type(error)(f"{error}{self._kept(pieces)}") from None
         except (KeyboardInterrupt, SystemExit):
@@ -262,12 +359,12 @@ class _Work:
                 self._report.say(f"{self._job.name}: stopped{self._kept(pieces)}", 0)
             raise
 
-    def _kept(self, pieces: Segments) -> str:
+    def _kept(self, pieces: Pieces) -> str:
         if not pieces.pieces:
             return ""
         return f" ({pieces.frames} frames are kept: the same command goes on from there)"
 
-    def _made_by(self, encoding: videos.Encoding, recipe: str) -> dict[str, Any]:
+    def _made_by(self, encoder: Mapping[str, Any], recipe: str) -> dict[str, Any]:
         """All that the frames depend on. Not the device: engines agree within rounding, and who
         loses a GPU half-way does not want to begin again."""
         options = {k: v for k, v in asdict(self._choice).items() if k not in INDIFFERENT}
@@ -275,12 +372,12 @@ class _Work:
             "source": self._source.state,
             "method": recipe,
             "video options": options,
-            "encoder": asdict(encoding),
+            "encoder": encoder,
             "version": __version__,
             "length of the pieces": segments.FRAMES,
         }
 
-    def _add_pieces(self, pieces: Segments) -> None:
+    def _add_pieces(self, pieces: Pieces) -> None:
         last = pieces.begin
         start: ends.Start = self._choice.start
         begin = None
@@ -295,11 +392,19 @@ class _Work:
         self._stream(reader, self._timed(reader, begin), pieces, pieces, pieces.frames)
         pieces.finish(self._memory(), None, reader.notes)
 
-    def _join(self, pieces: Segments, encoding: videos.Encoding, overwrite: bool) -> list[str]:
-        target = self._job.target
-        assert target is not None
+    def _join(
+        self, target: Path, pieces: Segments, encoding: videos.Encoding, overwrite: bool
+    ) -> list[str]:
         with files.publish(target, overwrite=overwrite, like=self._source.path) as temporary:
-            notes = videos.join(temporary, pieces.paths, self._info, encoding, cut=self._cut)
+            notes = videos.join(
+                temporary,
+                pieces.paths,
+                self._info,
+                encoding,
+                cut=self._cut,
+                tags=self._tags,
+                strip=self._choice.strip,
+            )
             if self._choice.verify:
                 try:
                     videos.verify(temporary, pieces.frames, pieces.duration)
@@ -320,38 +425,112 @@ class _Work:
     def _memory(self) -> dict[str, Any]:
         return {} if self._evened is None else self._evened.state()
 
-    def _enhanced(self, image: Array) -> Array:
-        shown = image if self._hdr is None else self._hdr.view(image)
-        result = self._apply(shown)
+    def _shown(self, image: Array) -> Array:
+        """What the network sees of a frame."""
+        return image if self._hdr is None else self._hdr.view(image)
+
+    def _finished(self, image: Array, shown: Array, result: Array) -> Array:
+        """What the network made of a frame, evened; call it for the frames in order."""
         if self._evened is not None:
             result = self._evened(shown, result)
         return result if self._hdr is None else self._hdr.apply(image, shown, result)
+
+    def _enhanced(self, image: Array) -> Array:
+        shown = self._shown(image)
+        return self._finished(image, shown, self._apply(shown))
+
+    def _steps(
+        self, frames: Iterable[videos.Frame], reader: videos.VideoReader, pieces: Pieces | None
+    ) -> Iterator[Step]:
+        """The frames, and where among them pieces begin."""
+        latest, count = None, 0
+        for frame in frames:
+            begins = (
+                pieces is not None
+                and count >= segments.FRAMES
+                and not frame.repeated  # a reader that begins here has no other picture
+                and frame.pts != latest
+            )
+            yield frame, list(reader.notes) if begins else None
+            latest, count = frame.pts, 1 if begins else count + 1
+
+    def _batches(self, steps: Iterable[Step]) -> Iterator[list[Step]]:
+        """Steps that go through the network together: of one size, and of one piece, so that a
+        run that goes on after it has the same batches."""
+        batch: list[Step] = []
+        for frame, begins in steps:
+            if batch and (begins is not None or batch[0][0].image.shape != frame.image.shape):
+                yield batch
+                batch = []
+            batch.append((frame, begins))
+            if len(batch) == self._most:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _through(self, steps: Iterable[Step]) -> Iterator[tuple[Step, Callable[[], Array]]]:
+        """Each step, and what gives its finished frame once the network is done with it; to be
+        called in order, in any thread."""
+        if self._together is None or self._most == 1:
+            for step in steps:
+                image = step[0].image
+                view = self._shown(image)
+                yield step, partial(self._finished, image, view, self._apply(view))
+            return
+        under_way: deque[tuple[list[Step], list[Array]]] = deque()
+
+        def shown() -> Iterator[list[Array]]:
+            for batch in self._batches(steps):
+                under_way.append((batch, [self._shown(frame.image) for frame, _ in batch]))
+                yield under_way[-1][1]
+
+        for results in self._together.apply(shown()):
+            for step, view, result in zip(*under_way.popleft(), results, strict=True):
+                yield step, partial(self._finished, step[0].image, view, result)
 
     def _stream(
         self,
         reader: videos.VideoReader,
         frames: Iterable[videos.Frame],
         sink: Sink,
-        pieces: Segments | None,
+        pieces: Pieces | None,
         done: int,
     ) -> None:
-        """Every frame through the network into the sink; whatever ends it, no thread stays."""
+        """Every frame through the network into the sink; whatever ends it, no thread stays.
+
+        Evening runs in the writer's thread: it takes one core, while the network takes all."""
+
+        def write(frame: videos.Frame, finish: Callable[[], Array]) -> None:
+            sink.write(finish(), frame.pts, frame.duration)
+
+        def end_piece(frame: videos.Frame, notes: list[str]) -> None:
+            assert pieces is not None
+            pieces.finish(self._memory(), frame, notes)
+
         progress = Progress(self._report, self._job, self._source.total(self._choice), done, sink)
-        latest, count = None, 0
+        waiting = max(AHEAD, self._most)
         try:
-            with reader, closing(ahead(frames)) as incoming, Behind() as writing:
-                for frame in incoming:
-                    if (
-                        pieces is not None
-                        and count >= segments.FRAMES
-                        and not frame.repeated  # a reader that begins here has no other picture
-                        and frame.pts != latest
-                    ):
-                        writing.submit(pieces.finish, self._memory(), frame, list(reader.notes))
-                        count = 0
-                    image = self._enhanced(frame.image)
-                    writing.submit(sink.write, image, frame.pts, frame.duration)
-                    latest, count = frame.pts, count + 1
+            with (
+                reader,
+                closing(ahead(frames, waiting)) as incoming,
+                Behind(waiting) as writing,
+                self._recording(progress),
+            ):
+                for (frame, begins), finish in self._through(self._steps(incoming, reader, pieces)):
+                    if begins is not None:
+                        writing.submit(end_piece, frame, begins)
+                    writing.submit(write, frame, finish)
                     progress.step()
         finally:
             progress.close()
+
+    @contextmanager
+    def _recording(self, progress: Progress) -> Iterator[None]:
+        """What a camera saw does not come again: whatever ends the block, it is kept."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit, MediaError) as ending:
+            if not (ends.is_camera(self._job.source) and progress.frames):
+                raise
+            self.ended = ending

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import checkpoints, pixels
+from .engines import available_threads, device_list
 from .enhancer import Enhancer, load
 from .errors import LLEnhanceError, MediaError
 from .journal import Journal
 from .media import colour, files, images
-from .media.picture import MAX_PIXELS, Picture
+from .media.picture import MAX_PIXELS, Limits, Picture
+from .media.video_places import is_numbered
 from .methods import METHODS, Method
-from .overlap import Behind, ahead
+from .overlap import AHEAD, Behind, abreast, ahead
 from .pixels import Array
 from .plan import Job, written_as
 from .report import Report
@@ -30,6 +33,9 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from . import footage
+
+
+WRITERS = 2  # pictures that are encoded at a time
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Settings:
     strip: bool = False  # write no metadata
     signed: bool = True  # name the tool and what it did in the metadata
     preserve_times: bool = False  # give targets the time of change of their source
+    fast: bool = False  # the network sees a reduced copy
 
     def own(self, method: Method) -> dict[str, Any]:
         """The controls that this method has; the others are for other methods."""
@@ -65,13 +72,38 @@ class Settings:
             strength=self.strength,
             scale=self.scale_of(method),
             tile=self.tile,
+            fast=self.fast,
             **self.own(method),
+        )
+
+    def together(self, enhancer: Enhancer) -> footage.Together | None:
+        """How frames of a video go through the network on a GPU; None on a CPU, which gains
+        nothing by taking several at once, and where tiles of a size or reduced copies were
+        asked for."""
+        from . import footage
+
+        if not enhancer.device.startswith("cuda") or self.tile != "auto" or self.fast:
+            return None
+        method = enhancer.method
+        return footage.Together(
+            partial(enhancer.at_once, scale=self.scale_of(method)),
+            partial(
+                enhancer.enhance_batches,
+                strength=self.strength,
+                scale=self.scale_of(method),
+                **self.own(method),
+            ),
         )
 
     def recipe(self, enhancer: Enhancer) -> str:
         """All that the pixels depend on beside the source."""
         digest = enhancer.weights.digest
-        return f"{self.provenance(enhancer.method.name, digest)}, weights {digest}"
+        made = f"{self.provenance(enhancer.method.name, digest)}, weights {digest}"
+        return f"{made}, {enhancer.engine.precision}"
+
+    def signature(self, model: str, digest: str) -> str | None:
+        """The provenance that an output carries; None where it is to carry none."""
+        return self.provenance(model, digest) if self.signed and not self.strip else None
 
     def provenance(self, model: str, digest: str) -> str:
         """What is written into the metadata; no time, so that equal runs give equal bytes."""
@@ -82,6 +114,8 @@ class Settings:
             words.append(f"scale {self.scale}")
         if self.strength != 1:
             words.append(f"strength {self.strength:g}")
+        if self.fast:
+            words.append("fast")
         words.append(f"weights {digest[:12]}")
         return ", ".join(words)
 
@@ -97,44 +131,63 @@ class Settings:
             "controls": controls,
             "scale": self.scale_of(method),
             "strength": self.strength,
+            "fast": self.fast,
+            "strip": self.strip,
+            "signed": self.signed,
         }
-        if job.kind == "picture":
-            made |= {"quality": self.quality, "strip": self.strip, "signed": self.signed}
-        else:
+        if job.kind == "picture" or (job.target is not None and is_numbered(job.target)):
+            made["quality"] = self.quality
+        if job.kind == "video":
             made["video"] = {k: v for k, v in video.items() if k not in INDIFFERENT}
         return made
 
 
 # Choices for videos that decide whether and how they are made, not what they are.
-INDIFFERENT = {"verify", "restart", "allow_truncated", "preview"}
+INDIFFERENT = {"verify", "restart", "allow_truncated", "preview", "max_pixels", "quality"}
 
 
 @dataclass(frozen=True)
 class Loading:
     """Where networks run, and with which weights."""
 
-    device: str = "auto"
+    device: str = "auto"  # or several, "cuda:0,cuda:1": pictures are spread over them
     engine: str = "auto"
     weights: str | None = None
     threads: int | None = None
+    precision: str = "auto"
+    max_memory: int | None = None  # bytes that the process may have
 
     def digest(self, model: str) -> str:
         """The SHA-256 of the weights that would be loaded; raises WeightsError."""
         return checkpoints.find(METHODS[model], self.weights).digest
 
     def open(self, models: Iterable[str], report: Report) -> dict[str, Enhancer]:
-        """An enhancer for each model; raises what :func:`llenhance.enhancer.load` does."""
+        """An enhancer for each model, on the first device; raises what
+        :func:`llenhance.enhancer.load` does, and DeviceError where any of the devices is not there.
+        """
+        return self._open(models, report, device_list(self.device)[0])
+
+    def open_others(self, models: Iterable[str], report: Report) -> list[dict[str, Enhancer]]:
+        """The same once more for each of the other devices."""
+        models = list(models)
+        return [self._open(models, report, device) for device in device_list(self.device)[1:]]
+
+    def _open(self, models: Iterable[str], report: Report, device: str) -> dict[str, Enhancer]:
         enhancers = {}
         for model in dict.fromkeys(models):
             enhancer = load(
                 model,
-                device=self.device,
+                device=device,
                 engine=self.engine,
                 weights=self.weights,
                 threads=self.threads,
+                precision=self.precision,
+                max_memory=self.max_memory,
             )
+            enhancer.tell = report.say
             report.say(
-                f"{model}: {enhancer.engine.name} on {enhancer.device} ({enhancer.note}),"
+                f"{model}: {enhancer.engine.name} {enhancer.engine.precision} on {enhancer.device}"
+                f" ({enhancer.note}),"
                 f" weights {enhancer.weights.name} {enhancer.weights.digest[:12]}"
             )
             if self.device == "auto" and enhancer.device != "cpu":
@@ -219,12 +272,15 @@ def run(
     watch: Watch,
     *,
     overlap: bool = True,
+    others: Sequence[Mapping[str, Enhancer]] = (),
 ) -> None:
     """Do the jobs in order, those of one source together; the report hears of every one.
 
-    ``video`` is what ``choice`` was made of. Without ``overlap`` one job is at work at a time.
+    ``video`` is what ``choice`` was made of. ``others``: enhancers as ``enhancers``, each on
+    another device; each device takes the next picture when it is free. Videos, and pictures
+    without ``overlap``, when one job is at work at a time, have the first device alone.
     """
-    with Work(enhancers, report, settings, video, watch) as work:
+    with Work(enhancers, report, settings, video, watch, others) as work:
         for folder in {job.target.parent for job in jobs if job.target is not None}:
             files.make_folder(folder)
             files.sweep(folder)
@@ -242,7 +298,11 @@ def read_picture(
     path: Path | None, max_pixels: int = MAX_PIXELS, *, allow_truncated: bool = False
 ) -> Picture:
     """Decode a picture from a file or standard input; raises MediaError without its name."""
-    data = sys.stdin.buffer.read() if path is None else files.read(path)
+    most = Limits(max_pixels).size
+    if path is not None:
+        data = files.read(path, most)
+    elif len(data := sys.stdin.buffer.read(most + 1)) > most:
+        raise MediaError(files.too_long(most))
     return images.read(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
 
 
@@ -260,10 +320,13 @@ class Work:
         settings: Settings,
         video: Mapping[str, Any],
         watch: Watch,
+        others: Sequence[Mapping[str, Enhancer]] = (),
     ) -> None:
         self.enhancers, self.report, self.settings = enhancers, report, settings
+        self.others = others
         self.options, self.watch = video, watch
         self.journals: dict[Path, Journal | None] = {}
+        self.telling = threading.Lock()  # writers tell journal and report one after the other
 
     def __enter__(self) -> Work:
         return self
@@ -275,18 +338,31 @@ class Work:
                     journal.close()
 
     def pictures(self, jobs: list[Job], overlap: bool) -> None:
-        """Reading ahead, the network here, writing behind; or one after the other."""
+        """Reading ahead, the network here (or in a thread for each of several devices), writing
+        behind; or one after the other.
+
+        Written by two: a large WebP takes as long to encode as the network takes for several
+        photos, and would hold up those behind it while a core has nothing to do."""
         with contextlib.ExitStack() as stack:
             pictures: Iterator[Decoded] = self._decoded(jobs)
             submit: Callable[..., None] = _at_once
             if overlap:
-                submit = stack.enter_context(Behind()).submit
+                submit = stack.enter_context(Behind(AHEAD + 1, _writers())).submit
                 pictures = stack.enter_context(contextlib.closing(ahead(pictures)))
-            for group, found, seconds in pictures:
+
+            def work(enhancers: Mapping[str, Enhancer], decoded: Decoded) -> None:
+                group, found, seconds = decoded
                 for job in group:
                     if self.report.stopping:
                         return
-                    self._enhance(job, found, seconds, submit)
+                    self._enhance(job, enhancers[job.model], found, seconds, submit)
+
+            wanted = itertools.takewhile(lambda _: not self.report.stopping, pictures)
+            if overlap and self.others:
+                abreast(wanted, [partial(work, e) for e in (self.enhancers, *self.others)])
+                return
+            for decoded in wanted:
+                work(self.enhancers, decoded)
 
     def _decoded(self, jobs: list[Job]) -> Iterator[Decoded]:
         settings = self.settings
@@ -304,10 +380,14 @@ class Work:
             yield group, result, time.perf_counter() - began
 
     def _enhance(
-        self, job: Job, found: Picture | Exception, seconds: float, submit: Callable[..., None]
+        self,
+        job: Job,
+        enhancer: Enhancer,
+        found: Picture | Exception,
+        seconds: float,
+        submit: Callable[..., None],
     ) -> None:
         began = time.perf_counter()
-        enhancer = self.enhancers[job.model]
         try:
             if isinstance(found, Exception):
                 raise found
@@ -327,9 +407,7 @@ class Work:
         suffix = job.suffix if job.target is None else job.target.suffix
         wanted = images.format_of_suffix(suffix or "") or written_as(picture.format)
         digest = self.enhancers[job.model].weights.digest
-        signature = None
-        if settings.signed and not settings.strip:
-            signature = settings.provenance(job.model, digest)
+        signature = settings.signature(job.model, digest)
         self.watch.begins(job, "write")
         try:
             data = images.encode(
@@ -359,15 +437,16 @@ class Work:
             reason = f"cannot write {job.target_name}: {error.strerror or error}"
             self._failed(job, MediaError(reason), seconds + time.perf_counter() - began)
             return
-        self._keep(job, digest)
         height, width = picture.frames[0].shape[:2]
         fields: dict[str, Any] = {"model": job.model, "width": width, "height": height}
         notes = [*picture.notes, *images.losses(picture, wanted)]
         if picture.truncated:
             fields["truncated"] = True
             notes.insert(0, "is damaged; what could be decoded was taken (--allow-truncated)")
-        seconds += time.perf_counter() - began
-        self.report.done(job.name, job.target_name, seconds, warnings=notes, **fields)
+        with self.telling:
+            self._keep(job, digest)
+            seconds += time.perf_counter() - began
+            self.report.done(job.name, job.target_name, seconds, warnings=notes, **fields)
         self.watch.over(job)
 
     def video(self, job: Job, choice: footage.Choice) -> None:
@@ -384,11 +463,15 @@ class Work:
             self.report,
             recipe=settings.recipe(enhancer),
             overwrite=settings.overwrite or job.replaces,
+            signature=settings.signature(job.model, enhancer.weights.digest),
+            together=settings.together(enhancer),
         )
         told = self.report.last
-        if told.get("status") == "failed":
-            told.setdefault("target", job.target_name)
-        elif job.target is not None and told.get("target") == job.target_name:
+        if (
+            told.get("status") == "done"
+            and job.target is not None
+            and told.get("target") == job.target_name
+        ):
             if settings.preserve_times and job.source is not None:
                 with contextlib.suppress(OSError):
                     files.copy_times(job.source, job.target)
@@ -399,7 +482,9 @@ class Work:
         reason = str(error)
         if isinstance(error, MemoryError):
             reason = "there is not enough memory for it"
-        self.report.failed(job.name, reason, target=job.target_name, seconds=round(seconds, 3))
+        fields = {"target": job.target_name, "model": job.model, "seconds": round(seconds, 3)}
+        with self.telling:
+            self.report.failed(job.name, reason, **fields)
         self.watch.over(job)
 
     def _keep(self, job: Job, digest: str) -> None:
@@ -419,6 +504,11 @@ class Work:
             self.journals[job.folder] = None
             reason = error.strerror or str(error)
             self.report.warn(str(job.folder), f"its journal cannot be written: {reason}")
+
+
+def _writers() -> int:
+    """How many pictures are encoded at a time."""
+    return min(WRITERS, available_threads())
 
 
 def _at_once(work: Callable[..., None], *arguments: object) -> None:

@@ -35,13 +35,19 @@ class Method:
     multiple_of: int  # height and width that the network takes are multiples of this
     receptive_radius: int  # pixels to each side that one output pixel may depend on
     means: tuple[int, ...]  # channels of each whole-picture mean that tiles have to share
-    memory: int  # bytes of working memory for each input pixel, measured in ONNX Runtime
+    mean_radii: tuple[int, ...]  # as receptive_radius, of one pixel that each of these is taken of
+    memory: Mapping[str, int]  # bytes for each input pixel at scale 1 that a run takes, by engine
     scales: tuple[int, ...]  # output size over input size; the first is the default
     controls: tuple[Control, ...]
+    reduced: tuple[str, ...]  # precisions within 45 dB of fp32 that move the PSNR < 0.05 dB
     stored_half: bool  # kernels are kept as fp16 on disk (the large networks)
     maps: tuple[str, ...]  # what the network returns beside the picture
     paper: str
     licence: str  # of the idea's published code, or of ours where there is none
+
+    def bytes_per_pixel(self, engine: str, precision: str) -> int:
+        """Working memory of an engine for each input pixel at scale 1."""
+        return self.memory.get(f"{engine} {precision}", self.memory[engine])
 
 
 def _dln(**options: Any) -> nn.Module:
@@ -83,9 +89,11 @@ _ROWS = (
         multiple_of=1,
         receptive_radius=31,
         means=(64, 64, 64),  # of the features that the three gates see
-        memory=5000,
+        mean_radii=(2, 11, 20),
+        memory={"onnx": 5200, "openvino": 2150, "openvino bf16": 1100, "torch": 3000},
         scales=(1,),
         controls=(),
+        reduced=("bf16",),
         stored_half=False,
         maps=(),
         paper="Wang, Liu, Siu, Lun: Lightening Network for Low-Light Image Enhancement, "
@@ -100,9 +108,11 @@ _ROWS = (
         multiple_of=1,
         receptive_radius=8,
         means=(),
-        memory=250,
+        mean_radii=(),
+        memory={"onnx": 250, "openvino": 165, "openvino bf16": 105, "torch": 450},
         scales=(1,),
         controls=(),
+        reduced=("bf16",),
         stored_half=False,
         maps=(),
         paper="Jin, Chen, Liang: ICAROB 2023, on SCI (Ma et al., CVPR 2022)",
@@ -116,9 +126,11 @@ _ROWS = (
         multiple_of=1,
         receptive_radius=24,
         means=(),
-        memory=620,
+        mean_radii=(),
+        memory={"onnx": 620, "openvino": 415, "openvino bf16": 235, "torch": 600},
         scales=(1,),
         controls=(Control("alpha", 1.0, 0.0, 2.0, "how much light is added"),),
+        reduced=("bf16",),
         stored_half=False,
         maps=("difference",),
         paper="Ri, Choe, O, Kim: deep residual learning with an intensity control",
@@ -132,9 +144,11 @@ _ROWS = (
         multiple_of=32,
         receptive_radius=234,
         means=(512,),  # the detail feature vector
-        memory=400,
+        mean_radii=(160,),
+        memory={"onnx": 400, "openvino": 230, "openvino bf16": 140, "torch": 250},
         scales=(1, 2),
         controls=(),
+        reduced=("bf16",),
         stored_half=True,
         maps=(),
         paper="Jiang, Liu et al., arXiv 2101.08039",
@@ -148,9 +162,11 @@ _ROWS = (
         multiple_of=16,
         receptive_radius=126,
         means=(),
-        memory=1000,
+        mean_radii=(),
+        memory={"onnx": 1200, "openvino": 750, "openvino bf16": 400, "torch": 1200},
         scales=(1,),
         controls=(),
+        reduced=("bf16",),
         stored_half=True,
         maps=(),
         paper="Jiang, Gong, Liu et al.: EnlightenGAN, IEEE TIP 2021",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
@@ -13,6 +15,7 @@ from .errors import Refusal
 from .methods import METHODS
 
 F = TypeVar("F", bound=Callable[..., Any])
+N = TypeVar("N", int, float)
 
 
 def models_callback(_ctx: click.Context, _param: click.Parameter, value: str) -> list[str]:
@@ -34,13 +37,39 @@ def tile_callback(
     _ctx: click.Context, _param: click.Parameter, value: str
 ) -> int | Literal["auto", "off"]:
     """auto, off, or a number of pixels."""
+    return _auto_off_or(value, int, lambda pixels: pixels >= 1, "a number of pixels")
+
+
+def stabilize_callback(
+    _ctx: click.Context, _param: click.Parameter, value: str
+) -> float | Literal["auto", "off"]:
+    """auto, off, or a share."""
+    return _auto_off_or(value, float, lambda share: 0 <= share <= 1, "a number from 0 to 1")
+
+
+def _auto_off_or(
+    value: str, number: Callable[[str], N], fits: Callable[[N], bool], said: str
+) -> N | Literal["auto", "off"]:
+    """auto, off, or a number that fits; BadParameter, with what was ``said`` of it, for others."""
     if value == "auto":
         return "auto"
     if value == "off":
         return "off"
-    if not value.isdecimal() or int(value) < 1:
-        raise click.BadParameter(f"{value!r} is neither auto, off nor a number of pixels")
-    return int(value)
+    with contextlib.suppress(ValueError):
+        if fits(found := number(value)):
+            return found
+    raise click.BadParameter(f"{value!r} is neither auto, off nor {said}")
+
+
+def size_callback(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    """Bytes, or K, M, G or T of 1024 each: 800M, 1.5G, 2GiB."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([KMGT])(?:i?B)?|B)?", value.strip(), re.I)
+    if found is None:
+        raise click.BadParameter(f"{value!r} is no size: give 800M, 2G or a number of bytes")
+    number, unit = found.groups()
+    return int(float(number) * 1024 ** (" KMGT".index(unit.upper()) if unit else 0))
 
 
 def engine_options(command: F) -> F:
@@ -48,17 +77,25 @@ def engine_options(command: F) -> F:
     for option in (
         click.option(
             "--engine",
-            type=click.Choice(["auto", "onnx", "torch"]),
+            type=click.Choice(["auto", "openvino", "onnx", "torch"]),
             default="auto",
             show_default=True,
-            help="What runs the network; auto is onnx on a CPU and torch on a GPU.",
+            help="What runs the network; auto is openvino on a CPU and torch on a GPU.",
         ),
         click.option(
             "--device",
             default="auto",
             show_default=True,
-            metavar="auto|cpu|cuda[:N]|mps",
-            help="Where it runs; a device that cannot be used is an error.",
+            metavar="auto|cpu|cuda[:N][,cuda:N…]|mps",
+            help="Where it runs; a device that cannot be used is an error. The pictures of a folder"
+            " are spread over several GPUs.",
+        ),
+        click.option(
+            "--precision",
+            type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+            default="auto",
+            show_default=True,
+            help="Of the network's sums; auto reduces it where that is faster and not worse.",
         ),
         click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]"),
         click.option(
@@ -123,7 +160,7 @@ def batch_options(command: F) -> F:
                 "--timeout",
                 type=click.FloatRange(0, min_open=True),
                 metavar="SECONDS",
-                help="For one file; it fails, the others go on.",
+                help="For one file, not standard input; it fails, the others go on.",
             ),
             click.option(
                 "--preserve-times", is_flag=True, help="Give outputs their input's time of change."
@@ -177,13 +214,13 @@ def picture_options(command: F) -> F:
                 type=click.IntRange(min=1),
                 default=268_000_000,
                 show_default=True,
-                help="Refuse pictures that claim more.",
+                help="Refuse pictures, and frames of videos, that claim more.",
             ),
-            click.option("--strip", is_flag=True, help="Write pictures without metadata."),
+            click.option("--strip", is_flag=True, help="Write no metadata but what showing needs."),
             click.option(
                 "--no-provenance",
                 is_flag=True,
-                help="Do not name the tool and its settings in the metadata of pictures.",
+                help="Do not name the tool and its settings in the metadata.",
             ),
         )
     ):
@@ -299,7 +336,8 @@ def video_options(command: F) -> F:
             click.option(
                 "--restart",
                 is_flag=True,
-                help="Throw away what an interrupted run left, instead of going on from it.",
+                help="Videos: throw away the pieces that an interrupted run left, instead of"
+                " going on from them; --on-exists decides over finished files.",
             ),
             click.option(
                 "--preview",
@@ -341,20 +379,3 @@ class Seconds(click.ParamType[float]):
 
 
 SECONDS = Seconds()
-
-
-def stabilize_callback(
-    _ctx: click.Context, _param: click.Parameter, value: str
-) -> float | Literal["auto", "off"]:
-    """auto, off, or a share."""
-    if value == "auto":
-        return "auto"
-    if value == "off":
-        return "off"
-    try:
-        share = float(value)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise click.BadParameter(f"{value!r} is neither auto, off nor a number from 0 to 1")
-    return share

@@ -1,11 +1,11 @@
-"""Two ways to let stages overlap through bounded queues: work ahead, and work behind."""
+"""Ways to let stages overlap through bounded queues: work ahead, behind, and side by side."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -56,22 +56,64 @@ def ahead(items: Iterable[T], size: int = AHEAD) -> Generator[T, None, None]:
         thread.join()
 
 
-class Behind:
-    """Work done in order in a thread of its own, at most ``size`` pieces of it waiting.
+def abreast(items: Iterable[T], workers: Sequence[Callable[[T], None]]) -> None:
+    """Give each item to that of the workers which is free first.
 
-    Leaving the block waits for what is under way. What a piece raised is raised at the next one
-    or on leaving; pieces not yet begun are then dropped.
+    Each worker has one item at a time, in a thread; at the end, and whatever ends it, none is at
+    work any more. What a worker raises is raised here, and no item is given out after that.
+    """
+    free: queue.SimpleQueue[Callable[[T], None]] = queue.SimpleQueue()
+    for worker in workers:
+        free.put(worker)
+    given: deque[Future[None]] = deque()
+
+    def work(worker: Callable[[T], None], item: T) -> None:
+        try:
+            worker(item)
+        finally:
+            free.put(worker)
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        for item in items:
+            worker = free.get()
+            for _ in range(len(given)):
+                future = given.popleft()
+                if future.done():
+                    future.result()
+                else:
+                    given.append(future)
+            given.append(pool.submit(work, worker, item))
+        for future in given:
+            future.result()
+
+
+class Behind:
+    """Work done in threads of its own, begun in order, at most ``size`` pieces of it unfinished.
+
+    With one thread it is also finished in order. Several threads may submit, and wait where there
+    is no room. Leaving the block waits for what is under way. What a piece raised is raised at the
+    next one or on leaving; pieces not yet begun are then dropped.
     """
 
-    def __init__(self, size: int = AHEAD) -> None:
-        self.pool = ThreadPoolExecutor(1)
-        self.pending: deque[Future[None]] = deque()
-        self.size = size
+    def __init__(self, size: int = AHEAD, threads: int = 1) -> None:
+        self.pool = ThreadPoolExecutor(threads)
+        self.room = threading.Semaphore(size)
+        self.failed: list[BaseException] = []
 
     def submit(self, work: Callable[..., None], *arguments: object) -> None:
-        self.pending.append(self.pool.submit(work, *arguments))
-        while len(self.pending) > self.size:
-            self.pending.popleft().result()
+        self.room.acquire()
+        if self.failed:
+            raise self.failed[0]
+        self.pool.submit(self._do, work, arguments)
+
+    def _do(self, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
+        try:
+            if not self.failed:
+                work(*arguments)
+        except BaseException as error:  # handed to who submits next, whatever it is
+            self.failed.append(error)
+        finally:
+            self.room.release()
 
     def __enter__(self) -> Behind:
         return self
@@ -79,7 +121,8 @@ class Behind:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                while self.pending:
-                    self.pending.popleft().result()
-        finally:
+                self.pool.shutdown(wait=True)
+        finally:  # a signal may end the wait
             self.pool.shutdown(wait=True, cancel_futures=True)
+        if kind is None and self.failed:
+            raise self.failed[0]

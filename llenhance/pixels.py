@@ -133,18 +133,24 @@ def enlarge(image: Array, scale: int) -> NDArray[np.float32]:
     return out
 
 
-def tone_map(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
+def has_highlights(rgb: NDArray[np.float32]) -> bool:
+    """Whether a float picture has light above 1."""
+    return bool(np.fmax.reduce(rgb, axis=None) > 1)
+
+
+def tone_map(rgb: NDArray[np.float32], highlights: bool | None = None) -> NDArray[np.float32]:
     """(H, W, 3) float32 of any range, display-encoded -> the same in [0, 1], for a network.
 
     A picture with no value above 1 only loses what is below 0. In any other, a pixel whose largest
     channel m is above 0.8 is scaled, hue kept, so that m becomes 0.8 + 0.2 (1 - exp((0.8 - m) /
     0.2)): a shoulder that joins the line smoothly and never quite reaches 1.
-    NaN counts as 0, infinity as the largest finite float.
+    NaN counts as 0, infinity as the largest finite float. ``highlights``: what
+    :func:`has_highlights` says of the whole, where ``rgb`` is a part of a picture.
     """
+    if not (has_highlights(rgb) if highlights is None else highlights):
+        return np.maximum(np.nan_to_num(rgb, nan=0.0), 0)
     rgb = np.maximum(np.nan_to_num(rgb, nan=0.0), 0)
     peak = rgb.max(axis=2, keepdims=True)
-    if peak.max() <= 1:
-        return rgb
     room = np.float32(1 - KNEE)
     bent = KNEE + room * (1 - np.exp((KNEE - np.clip(peak, KNEE, 9)) / room))
     shrunk = rgb * np.where(peak > KNEE, bent / np.maximum(peak, KNEE), 1)

@@ -109,7 +109,8 @@ def _blame(
     for number in guilty:
         job = jobs[number]
         seconds = round(running.seconds(number), 3)
-        report.failed(job.name, reason, target=job.target_name, seconds=seconds)
+        fields = {"target": job.target_name, "model": job.model, "seconds": seconds}
+        report.failed(job.name, reason, **fields)
         over(number)
     return []
 
@@ -381,11 +382,14 @@ def _serve(
     settings, video = batch.settings, batch.video
     alone, together = ([batch.jobs[number] for number in numbers] for numbers in rounds)
     choice = check_videos([*alone, *together], settings, video, watch)
-    models = (job.model for job in [*alone, *together])
+    models = [job.model for job in [*alone, *together]]
     enhancers = batch.loading.open(models, report)
+    # Further devices are for pictures; a video is the first one's.
+    spread = [job.model for job in together if job.kind == "picture"]
+    others = batch.loading.open_others(spread, report) if spread else []
     line("loaded")
     run(alone, enhancers, report, settings, video, choice, watch, overlap=False)
-    run(together, enhancers, report, settings, video, choice, watch)
+    run(together, enhancers, report, settings, video, choice, watch, others=others)
 
 
 def _leave(*_: object) -> None:

@@ -9,9 +9,11 @@ import pytest
 
 # Threads that spin beside each other make a small machine many times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-# Under nohup a command rightly ignores SIGHUP; the commands of these tests are to be hung up.
+# Under nohup a command rightly ignores SIGHUP, and behind a shell's & SIGINT; the commands of these
+# tests are to be hung up and interrupted.
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"

@@ -1,5 +1,7 @@
 """Engines: the same picture from each, and honest about where they run."""
 
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -8,20 +10,27 @@ from conftest import real_dark_photos
 from llenhance import engines, load
 from llenhance.checkpoints import find
 from llenhance.engines import onnx as onnx_engine
+from llenhance.engines import openvino as openvino_engine
 from llenhance.errors import DeviceError, WeightsError
 from llenhance.methods import METHODS
 
 SIZES = [(601, 399), (1, 1), (3, 200), (64, 96), (33, 17)]
 
 
+ON_CPU = engines.KINDS[1:]
+
+
 @pytest.fixture(scope="module")
-def pair():
-    """Both engines of a method, opened once."""
+def every():
+    """Every engine of a method in fp32, opened once; torch, which the others follow, is first."""
     opened = {}
 
     def get(name):
         if name not in opened:
-            opened[name] = [load(name, engine=kind, device="cpu") for kind in ("onnx", "torch")]
+            kinds = sorted(ON_CPU, key=lambda kind: kind != "torch")
+            opened[name] = [
+                load(name, engine=kind, device="cpu", precision="fp32") for kind in kinds
+            ]
         return opened[name]
 
     return get
@@ -46,33 +55,36 @@ def variants(method):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
-def test_engines_agree(pair, method, size, rng):
+def test_engines_agree(every, method, size, rng):
     if method.name == "dln" and size == (601, 399):
         size = (201, 133)  # the same oddness at a ninth of the time
     image = dark_scene(*size, rng).astype(np.float32) / 255
     for settings in variants(method):
-        a, b = (enhancer.enhance(image, **settings) for enhancer in pair(method.name))
+        first, *others = (enhancer.enhance(image, **settings) for enhancer in every(method.name))
         scale = settings.get("scale", 1)
-        assert a.shape == b.shape == (size[0] * scale, size[1] * scale, 3)
-        assert np.abs(a - b).max() < 1 / 255
+        assert first.shape == (size[0] * scale, size[1] * scale, 3)
+        for other in others:
+            assert other.shape == first.shape
+            assert np.abs(first - other).max() < 1 / 255
 
 
 @pytest.mark.skipif(not real_dark_photos(1), reason="no real photos beside this checkout")
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
-def test_engines_agree_on_real_photos(pair, method):
+def test_engines_agree_on_real_photos(every, method):
     for path in real_dark_photos(4):
         image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)[:251, :301]
         image = image.astype(np.float32) / 255
         for settings in variants(method):
-            a, b = (enhancer.enhance(image, **settings) for enhancer in pair(method.name))
-            assert np.abs(a - b).max() < 1 / 255
+            first, *others = (e.enhance(image, **settings) for e in every(method.name))
+            for other in others:
+                assert np.abs(first - other).max() < 1 / 255
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-@pytest.mark.parametrize("engine", ["onnx", "torch"])
+@pytest.mark.parametrize("engine", ON_CPU)
 def test_depths_agree(engine, dtype, rng):
     """One picture in three depths comes out the same within their rounding."""
-    enhancer = load("lightweight", engine=engine, device="cpu")
+    enhancer = load("lightweight", engine=engine, device="cpu", precision="fp32")
     image = dark_scene(40, 50, rng)
     exact = enhancer.enhance(image.astype(np.float32) / 255)
     peak = 1 if dtype == np.float32 else np.iinfo(dtype).max
@@ -107,7 +119,7 @@ def test_a_device_that_is_none_is_refused(device):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("engine", ["auto", "onnx", "torch"])
+@pytest.mark.parametrize("engine", engines.KINDS)
 def test_a_gpu_that_is_not_there_is_refused(engine, monkeypatch):
     monkeypatch.setattr(engines, "cuda_devices", lambda: 0)
     with pytest.raises(DeviceError, match="no NVIDIA GPU"):
@@ -118,7 +130,7 @@ def test_a_gpu_that_the_driver_sees_but_the_engine_cannot_use_is_refused(monkeyp
     """The driver reports one GPU more than there are: each engine must notice by itself."""
     real = engines.cuda_devices()
     monkeypatch.setattr(engines, "cuda_devices", lambda: real + 1)
-    for engine in ("onnx", "torch"):
+    for engine in ON_CPU:
         with pytest.raises(DeviceError) as error:
             load("lightweight", device=f"cuda:{real}", engine=engine)
         assert "\n" not in str(error.value)
@@ -128,12 +140,22 @@ def test_a_gpu_that_the_driver_sees_but_the_engine_cannot_use_is_refused(monkeyp
         assert "cuda" in enhancer.note.lower()
 
 
-def test_auto_without_gpu_is_onnx_on_the_cpu(monkeypatch):
+def test_auto_without_gpu_is_openvino_on_the_cpu(monkeypatch):
     monkeypatch.setattr(engines, "cuda_devices", lambda: 0)
     monkeypatch.setattr(engines.sys, "platform", "linux")
     enhancer = load("lightweight")
-    assert (enhancer.engine.name, enhancer.device) == ("onnx", "cpu")
+    assert (enhancer.engine.name, enhancer.device) == ("openvino", "cpu")
     assert enhancer.note == "no GPU found"
+
+
+def test_auto_without_openvino_is_onnx_on_the_cpu(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as where it is not installed
+    openvino_engine.core.cache_clear()
+    openvino_engine.native_precisions.cache_clear()
+    enhancer = load("lightweight", device="cpu")
+    assert (enhancer.engine.name, enhancer.engine.precision) == ("onnx", "fp32")
+    with pytest.raises(DeviceError, match="engine openvino: cannot be loaded"):
+        load("lightweight", device="cpu", engine="openvino")
 
 
 def test_weights_without_a_graph_run_on_torch(tmp_path):
@@ -141,8 +163,9 @@ def test_weights_without_a_graph_run_on_torch(tmp_path):
     copy = tmp_path / "mine.safetensors"
     copy.write_bytes(weights.path.read_bytes())
     assert load("lightweight", weights=copy, device="cpu").engine.name == "torch"
-    with pytest.raises(WeightsError, match="no graph beside the weights"):
-        load("lightweight", weights=copy, device="cpu", engine="onnx")
+    for engine in ("openvino", "onnx"):
+        with pytest.raises(WeightsError, match="no graph beside the weights"):
+            load("lightweight", weights=copy, device="cpu", engine=engine)
 
 
 def test_a_graph_of_other_weights_is_refused(tmp_path):
@@ -154,8 +177,22 @@ def test_a_graph_of_other_weights_is_refused(tmp_path):
     (tmp_path / "lightweight.onnx").write_bytes(
         weights.graph(METHODS["lightweight"], 1).read_bytes()
     )
-    with pytest.raises(WeightsError, match="made for other weights"):
-        load("lightweight", weights=copy, device="cpu", engine="onnx")
+    for engine in ("openvino", "onnx"):
+        with pytest.raises(WeightsError, match="made for other weights"):
+            load("lightweight", weights=copy, device="cpu", engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnx"])
+def test_a_damaged_graph_is_refused_in_one_line(engine, tmp_path):
+    weights = find(METHODS["lightweight"])
+    graph = weights.graph(METHODS["lightweight"], 1).read_bytes()
+    (tmp_path / "mine.safetensors").write_bytes(weights.path.read_bytes())
+    for damaged in (b"", graph[: len(graph) // 2], b"not a graph"):
+        (tmp_path / "mine.onnx").write_bytes(damaged)
+        with pytest.raises(WeightsError) as error:
+            load("lightweight", weights=tmp_path / "mine.safetensors", engine=engine, device="cpu")
+        assert str(error.value).startswith(str(tmp_path / "mine.onnx"))
+        assert "\n" not in str(error.value)
 
 
 def test_threads_follow_the_environment(monkeypatch):
@@ -172,9 +209,10 @@ def test_threads_follow_the_environment(monkeypatch):
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
 def test_gpu_agrees_with_cpu(method, rng):
     image = dark_scene(133, 201, rng).astype(np.float32) / 255
-    gpu = load(method.name, device="cuda")
+    gpu = load(method.name, device="cuda", precision="fp32")
     assert gpu.device.startswith("cuda")
     for settings in variants(method):
         a = gpu.enhance(image, **settings)
-        b = load(method.name, device="cpu", engine="torch").enhance(image, **settings)
+        cpu = load(method.name, device="cpu", engine="torch", precision="fp32")
+        b = cpu.enhance(image, **settings)
         assert np.abs(a - b).max() < 1 / 255

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from llenhance import load, metrics, scores, sheets
+from llenhance import load, niqe, scores, sheets
 from llenhance.errors import Refusal
 from llenhance.evaluate import Line, _print_table, evaluate
 from llenhance.methods import METHODS
@@ -140,7 +140,7 @@ def test_figures_are_those_of_numpy_and_scikit_image(pairs):
             assert row["psnr_best_gain"] == pytest.approx(best, abs=1e-4)
             clipped = np.mean((picture == 255).any(2) & ~(low == 255).any(2))
             assert row["newly_clipped"] == pytest.approx(clipped)
-            assert row["niqe"] == metrics.niqe(picture, metrics.NiqeModel.load())
+            assert row["niqe"] == niqe.niqe(picture, niqe.NiqeModel.load())
         assert images[image, "lightweight"]["seconds_per_megapixel"] > 0
         assert images[image, "other"]["seconds_per_megapixel"] is None
     assert images["d", "other"]["newly_clipped"] > 0
@@ -273,12 +273,12 @@ def test_without_a_reference(pairs, tmp_path, command):
     assert head.split("  ")[0] == "4 pictures"
     assert "PSNR" not in head
     assert "SSIM" not in head
-    model = metrics.NiqeModel.load()
-    expected = np.mean([metrics.niqe(scene(seed), model) for seed in (0, 1, 2, 9)])
+    model = niqe.NiqeModel.load()
+    expected = np.mean([niqe.niqe(scene(seed), model) for seed in (0, 1, 2, 9)])
     assert first.split()[1] == f"{expected:.3f}"
 
     other = tmp_path / "other.npz"
-    metrics.NiqeModel(model.mean + 1, model.covariance).save(other)
+    niqe.NiqeModel(model.mean + 1, model.covariance).save(other)
     _, out, err = command(*FAST, "--dark", pairs / "high", "--niqe-model", other)
     assert "NIQE (other.npz)" in out.splitlines()[0]
     assert "own model" not in out + err

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import av
 import clips
 import cv2
 import numpy as np
@@ -34,11 +35,11 @@ SHORT = """
 import sys, time
 from llenhance import cli, footage, segments
 segments.FRAMES, pause = int(sys.argv.pop(1)), float(sys.argv.pop(1))
-real = footage._Work._enhanced
+real = footage._Work._shown
 def slow(self, image):
     time.sleep(pause)
     return real(self, image)
-footage._Work._enhanced = slow
+footage._Work._shown = slow
 cli.main()
 """
 
@@ -248,6 +249,67 @@ def test_what_changed_starts_afresh_and_says_so(cut_off: tuple[Path, Path], chan
     assert names(target.parent) == ["in.mp4", "out.mp4"]
 
 
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[Path, Path]:
+    """(source, pattern) of a run to numbered pictures that was killed at seventy percent."""
+    source = clips.clip(tmp_path / "in.mp4", frames=130, size=(96, 64))
+    (tmp_path / "cut").mkdir()
+    pattern = tmp_path / "cut" / "p_%05d.png"
+    process = start(source, "-o", pattern, *MODEL, pieces=40, pause=0.02)
+    wait_for((tmp_path / "cut" / "p_00091.png").exists)
+    process.kill()
+    process.communicate()
+    assert len(list(pattern.parent.glob("p_*"))) < 130
+    return source, pattern
+
+
+def test_numbered_pictures_that_were_killed_go_on_to_the_same_bytes(
+    pictures: tuple[Path, Path],
+) -> None:
+    source, pattern = pictures
+    whole = source.parent / "whole"
+    whole.mkdir()
+    command(source, "-o", whole / pattern.name, *MODEL, pieces=40)
+    kept = (pattern.parent / "p_00080.png").stat().st_mtime_ns
+    _, err = command(source, "-o", pattern, *MODEL, pieces=40)
+    assert "goes on after 80 frames" in err
+    assert names(pattern.parent) == names(whole) == [f"p_{n:05}.png" for n in range(1, 131)]
+    for name in names(whole):
+        assert (pattern.parent / name).read_bytes() == (whole / name).read_bytes()
+    assert (pattern.parent / "p_00080.png").stat().st_mtime_ns == kept  # not done twice
+    _, err = command(source, "-o", pattern, *MODEL, pieces=40, status=2)
+    assert "p_%05d.png exists" in err
+
+
+@pytest.mark.parametrize("how", [("--restart",), ("--on-exists", "overwrite")])
+def test_numbered_pictures_of_another_run_are_not_mixed(
+    pictures: tuple[Path, Path], how: tuple[str, ...]
+) -> None:
+    source, pattern = pictures
+    other = (source, "-o", pattern, *MODEL, "--strength", "0.5")
+    for _ in range(2):  # said again and again, and nothing is touched
+        before = {path: path.stat().st_mtime_ns for path in pattern.parent.glob("p_*")}
+        _, err = command(*other, pieces=40, status=1)
+        said = "then the method changed: starting afresh needs --restart or --on-exists overwrite"
+        assert said in " ".join(err.split())
+        after = {path: path.stat().st_mtime_ns for path in pattern.parent.glob("p_*")}
+        assert after == before
+    command(*other, *how, pieces=40)
+    assert names(pattern.parent) == [f"p_{n:05}.png" for n in range(1, 131)]
+    changed = [path.stat().st_mtime_ns != time for path, time in before.items()]
+    assert all(changed)
+
+
+def test_numbered_pictures_that_are_touched_are_done_again_from_there(
+    pictures: tuple[Path, Path],
+) -> None:
+    source, pattern = pictures
+    (pattern.parent / "p_00050.png").unlink()
+    _, err = command(source, "-o", pattern, *MODEL, pieces=40)
+    assert "goes on after 40 frames" in err
+    assert len(names(pattern.parent)) == 130
+
+
 def test_a_video_of_one_piece_leaves_and_makes_no_folder(tmp_path: Path) -> None:
     source = clips.clip(tmp_path / "in.mp4", frames=40, size=(96, 64))
     process = start(source, "-o", tmp_path / "out.mp4", *MODEL, pieces=40, pause=0.01)
@@ -340,6 +402,60 @@ def test_verifying_can_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         footage.enhance(job, pumping, 1, choice, report, recipe="", overwrite=False)
         assert bool(report.failures) == verify
         assert names(tmp_path) == left
+
+
+# --- metadata -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov", ".webm"])
+@pytest.mark.parametrize("pieces", [10, 250])
+def test_strip_and_provenance_of_videos(tmp_path: Path, suffix: str, pieces: int) -> None:
+    """Read by PyAV: what is played stays, and who made it is said once, or not."""
+    source = clips.clip(
+        tmp_path / "in.mkv",
+        frames=30,
+        audio=("aac", "libopus"),
+        chapters=[(0, 0.4, "one"), (0.4, 1, "two")],
+        attachments=[
+            ("font.ttf", "application/x-truetype-font", b"\0\1font" * 100),
+            ("notes.txt", "text/plain", b"where this was"),
+            ("cover.jpg", "image/jpeg", cv2.imencode(".jpg", np.zeros((8, 8, 3)))[1].tobytes()),
+        ],
+        tags={"title": "Night", "location": "+52.5+013.4/"},
+    )
+    preset = ("--preset", "8" if suffix == ".webm" else "ultrafast")
+    found = {}
+    for name in ("whole", "--strip", "--no-provenance"):
+        target = tmp_path / f"{name}{suffix}"
+        words = () if name == "whole" else (name,)
+        command(source, "-o", target, *MODEL, *preset, *words, pieces=pieces)
+        with av.open(str(target)) as made:
+            tags = {key.lower(): value for key, value in made.metadata.items()}
+            names = [stream.metadata.get("filename") for stream in made.streams.attachments]
+            tracks = [(s.language, s.metadata.get("title")) for s in made.streams.audio]
+            chapters = [chapter["metadata"]["title"] for chapter in made.chapters()]
+            cover = av.stream.Disposition.attached_pic
+            pictures = [s for s in made.streams.video if not s.disposition & cover]
+            signed = [v for v in tags.values() if v.startswith("llenhance ")]
+            found[name] = tags.get("title"), len(signed), tracks, names
+            assert chapters == ["one", "two"]
+            assert len(pictures) == 1
+            assert name != "--strip" or len(made.streams.video) == 1
+        assert len(clips.decoded(target)[0]) == 30
+        if name == "--strip":
+            data = target.read_bytes()
+            assert not any(word in data for word in (b"Night", b"52.5", b"where this", b"Track 0"))
+    audio = {".mkv": 2, ".mp4": 2, ".mov": 1, ".webm": 1}[suffix]
+    attached = ["font.ttf", "notes.txt"] if suffix == ".mkv" else []
+    title, count, tracks, names = found["whole"]
+    assert (title, count, len(tracks)) == ("Night", 1, audio)
+    assert set(attached) <= set(names)
+    assert found["--no-provenance"] == ("Night", 0, tracks, names)
+    languages = [language for language, _ in tracks]
+    assert found["--strip"][:2] == (None, 0)
+    assert [language for language, _ in found["--strip"][2]] == languages
+    assert not any(title for _, title in found["--strip"][2])
+    assert found["--strip"][3] == attached[:1]
 
 
 # --- before the first frame -----------------------------------------------------------------------

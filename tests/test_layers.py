@@ -11,10 +11,10 @@ PACKAGE = Path(llenhance.__file__).parent
 
 LAYERS = {
     "errors": 0, "heldout": 0, "version": 0, "networks": 0, "stabilize": 0, "overlap": 0,
-    "names": 0,
-    "pixels": 1, "tiling": 1, "methods": 1, "metrics": 1, "sheets": 1, "report": 1,
-    "media": 2, "checkpoints": 2,
-    "engines": 3, "journal": 3,
+    "names": 0, "memory": 0,
+    "pixels": 1, "tiling": 1, "methods": 1, "metrics": 1, "niqe": 1, "sheets": 1, "report": 1,
+    "media": 2, "checkpoints": 2, "fast": 2,
+    "engines": 3, "journal": 3, "inputs": 3,
     "enhancer": 4, "plan": 4,
     "ends": 3, "segments": 4, "preview": 4, "progress": 4,
     "jobs": 5, "footage": 5, "export": 5, "options": 5, "doctor": 5,
@@ -115,8 +115,8 @@ def loaded(*arguments):
         "from llenhance.cli import main\n"
         "try: main()\n"
         "except SystemExit as error: status = error.code\n"
-        "heavy = {'cv2', 'onnxruntime', 'torch', 'av', 'PIL', 'numpy'} & set(sys.modules)\n"
-        "print('LOADED', *sorted(heavy), file=sys.stderr)\n"
+        "heavy = {'cv2', 'onnxruntime', 'openvino', 'torch', 'av', 'PIL', 'numpy'}\n"
+        "print('LOADED', *sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
         "sys.exit(status)"
     )
     result = subprocess.run(
@@ -142,4 +142,5 @@ def test_enhancing_on_a_cpu_does_not_load_torch(tmp_path):
     found = loaded(str(photo), "-m", "lightweight", "--device", "cpu")
     assert (tmp_path / "photo_lightweight.png").exists()
     assert "torch" not in found
-    assert "onnxruntime" in found
+    assert "openvino" in found
+    assert "onnxruntime" not in found

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from llenhance import load, tiling
 from llenhance.errors import ControlError
@@ -9,11 +11,11 @@ from llenhance.methods import METHODS
 
 # size of the picture and of the tiles: large enough that tiles do not see the whole
 CASES = {
-    "dln": (150, 200, 48),
+    "dln": (200, 250, 48),
     "lightweight": (150, 200, 48),
     "residual": (150, 200, 48),
-    "neid": (600, 160, 64),
-    "enlightengan": (400, 96, 64),
+    "neid": (1000, 160, 64),
+    "enlightengan": (750, 96, 64),
 }
 
 
@@ -25,32 +27,34 @@ def scene(height, width):
     return np.clip(base, 0, 1).astype(np.float32)
 
 
-@pytest.mark.parametrize("engine", ["onnx", "torch"])
+@pytest.mark.parametrize("engine", ["openvino", "onnx", "torch"])
 @pytest.mark.parametrize("name", CASES)
 def test_tiles_equal_the_whole(name, engine, monkeypatch):
     height, width, size = CASES[name]
-    enhancer = load(name, device="cpu", engine=engine)
+    enhancer = load(name, device="cpu", engine=engine, precision="fp32")
     image = scene(height + 1, width - 1)  # odd sizes, so that padding is cut too
     for scale in METHODS[name].scales:
         whole = enhancer.enhance(image, tile="off", scale=scale)
-        pieces = []
+        shapes = []
         run = enhancer.engine.run
-        monkeypatch.setattr(
-            enhancer.engine,
-            "run",
-            lambda *a, run=run, pieces=pieces, **k: pieces.append(1) or run(*a, **k),
-        )
+
+        def spy(batch, *others, run=run, shapes=shapes, **named):
+            shapes.append(batch.shape)
+            return run(batch, *others, **named)
+
+        monkeypatch.setattr(enhancer.engine, "run", spy)
         tiled = enhancer.enhance(image, tile=size, scale=scale)
         monkeypatch.undo()
-        assert len(pieces) >= 7
+        assert len(shapes) >= 7
         assert whole.shape == tiled.shape
         assert np.abs(whole - tiled).max() < 1e-5
         assert np.abs(whole - image.mean()).max() > 0.1  # something to differ in
+        assert len(set(shapes)) == 1  # what an engine prepares for one tile serves all
 
 
 def test_the_shared_mean_is_what_makes_tiles_equal():
     """Gated by its own means, a tile differs: the test above would notice."""
-    enhancer = load("dln", device="cpu")
+    enhancer = load("dln", device="cpu", precision="fp32")
     image = scene(150, 200)
     whole = enhancer.enhance(image, tile="off")
     alone = enhancer.enhance(image[:80, :80], tile="off")
@@ -58,55 +62,62 @@ def test_the_shared_mean_is_what_makes_tiles_equal():
 
 
 def test_maps_are_tiled_too():
-    enhancer = load("residual", device="cpu")
+    enhancer = load("residual", device="cpu", precision="fp32")
     image = scene(150, 200)
     _, whole = enhancer.enhance(image, tile="off", return_map=True)
     _, tiled = enhancer.enhance(image, tile=64, return_map=True)
     assert np.abs(whole - tiled).max() < 1e-5
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "size", "halo", "multiple"),
-    [
-        (64, 96, 32, 10, 16),
-        (100, 30, 7, 3, 1),
-        (16, 16, 16, 8, 16),
-        (48, 160, 64, 100, 16),
-        (1, 1, 5, 2, 1),
-    ],
-)
-def test_tiles_cover_a_picture_once(height, width, size, halo, multiple):
-    covered = np.zeros((height, width), int)
-    for tile in tiling.cut(height, width, size, halo, multiple):
+def check_cover(grid, halo):
+    """Tiles give every pixel once, lie on the grid, have their margins, and are of one size."""
+    covered = np.zeros((grid.height, grid.width), int)
+    region = np.arange(covered.size).reshape(covered.shape)
+    for tile in grid.tiles():
         covered[tile.inner] += 1
-        inside = np.zeros_like(covered)
-        inside[tile.outer] = 1
-        rows, columns = tile.inner
-        for part, length, around in (
-            (rows, height, tile.outer[0]),
-            (columns, width, tile.outer[1]),
-        ):
-            assert around.start % multiple == 0
+        for part, length, around in zip(tile.inner, covered.shape, tile.outer, strict=True):
+            assert around.start % grid.multiple == part.start % grid.multiple == 0
             assert around.start == 0 or part.start - around.start >= halo
             assert around.stop == length or around.stop - part.stop >= halo
-        region = np.arange(height * width).reshape(height, width)
         np.testing.assert_array_equal(region[tile.outer][tile.crop], region[tile.inner])
-        assert tile.area == region[tile.inner].size
+        assert region[tile.outer].shape == grid.size
+        assert tile.area == region[tile.inner].size > 0
     assert (covered == 1).all()
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
-def test_automatic_tiles_fit_the_memory(method):
-    from llenhance.enhancer import WORKING_MEMORY
+@settings(max_examples=300, deadline=None)
+@given(
+    multiple=st.sampled_from([1, 2, 16, 32]),
+    height=st.integers(1, 400),
+    width=st.integers(1, 400),
+    halo=st.integers(0, 250),
+    side=st.integers(1, 500),
+    pixels=st.integers(1, 200_000),
+)
+def test_tiles_cover_a_picture_once(multiple, height, width, halo, side, pixels):
+    height, width = -(-height // multiple) * multiple, -(-width // multiple) * multiple
+    by_side = tiling.by_side(height, width, side, halo, multiple)
+    check_cover(by_side, halo)
+    by_area = tiling.by_area(height, width, pixels, halo, multiple)
+    check_cover(by_area, halo)
+    if by_area.pixels > pixels:  # then these are the smallest ones
+        assert by_area == tiling.by_side(height, width, tiling.LEAST, halo, multiple)
 
-    enhancer = load(method.name, device="cpu")
-    assert enhancer._tile_side(200, 300, "auto") is None
-    side = enhancer._tile_side(9600, 12800, "auto")
-    assert side is not None
-    assert side % method.multiple_of == 0
-    halo = -(-method.receptive_radius // method.multiple_of) * method.multiple_of
-    assert (side + 2 * halo) ** 2 * method.memory <= WORKING_MEMORY
-    assert side >= 2 * halo or side >= 256  # most of the work is not margin
+
+def test_tiles_of_an_area_are_small_where_that_costs_little():
+    """Against all grids there are."""
+    for height, width, pixels, halo in ((900, 1400, 90_000, 31), (640, 2000, 300_000, 100)):
+        grids = [
+            tiling.Grid(height, width, down, across, halo, 1)
+            for down in range(1, 30)
+            for across in range(1, 40)
+        ]
+        fitting = [grid for grid in grids if grid.pixels <= pixels]
+        most = tiling.SPARED * min(grid.work for grid in fitting)
+        found = tiling.by_area(height, width, pixels, halo, 1)
+        assert found in fitting
+        assert found.work <= most
+        assert found.pixels == min(grid.pixels for grid in fitting if grid.work <= most)
 
 
 def test_a_tile_of_nothing_is_refused():

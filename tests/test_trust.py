@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import clips
 import cv2
 import numpy as np
 import pytest
@@ -311,6 +312,30 @@ def test_the_report_lists_every_input(batch):
     )
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_the_report_lists_a_video_once(tmp_path, several):
+    """Whatever became of it, in a worker or here."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "bad.mp4").write_text("no video")
+    if several:
+        clips.clip(folder / "good.mp4", frames=3)
+        clips.audio_only(folder / "sound.mp4")
+    refused("in", "-o", "out/", *FAST, "--report", "r.json", status=1, cwd=tmp_path)
+    report = json.loads((tmp_path / "r.json").read_text())
+    count = {"done": int(several), "skipped": 0, "failed": 1 + several, "not done": 0}
+    assert report["counts"] == count
+    row = report["files"][0]
+    assert (row["source"], row["target"]) == ("in/bad.mp4", "out/bad.mp4")
+    assert (row["model"], row["kind"], row["status"]) == ("lightweight", "video", "failed")
+    if several:
+        ok("in/good.mp4", *FAST, "--preview", "--report", "p.json", cwd=tmp_path)
+        report = json.loads((tmp_path / "p.json").read_text())
+        assert report["counts"] == {"done": 1, "skipped": 0, "failed": 0, "not done": 0}
+        assert report["files"][0]["target"] == "in/good_lightweight.preview.png"
+        assert report["files"][0]["kind"] == "video"
+
+
 def test_the_report_carries_warnings_and_any_name(batch):
     name = os.fsdecode(b"in/\xff\n\x1b.png")
     Image.fromarray(np.full((8, 8, 4), 99, np.uint8)).save(batch / "in" / "a.png")
@@ -578,6 +603,51 @@ def test_a_reader_of_json_that_leaves(batch):
     assert process.wait(60) == 1
     assert stderr == ""
     assert leftovers(batch) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("in/0.png", "-o", "-", *FAST),
+        ("in/0.png", "-o", "a.png", *FAST, "--json"),
+        ("in", "-o", "b/", *FAST, "--json"),
+        ("in", "-o", "c/", *FAST, "--dry-run"),
+        ("in", "-o", "c/", *FAST, "--dry-run", "--json"),
+        ("methods",),
+        ("methods", "--json"),
+    ],
+)
+def test_a_standard_output_that_is_full_is_one_line(batch, words):
+    """On a full disk, say; the picture's own line names the picture."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "llenhance", *words], cwd=batch, env=ENVIRONMENT,
+            stdout=full, stderr=subprocess.PIPE, check=False,
+        )  # fmt: skip
+    text = done.stderr.decode()
+    assert done.returncode == 1, text
+    assert "Traceback" not in text
+    assert text.splitlines()[-1].endswith("standard output: No space left on device")
+    assert leftovers(batch) == []
+
+
+def test_a_file_that_is_longer_than_a_picture_can_be_takes_no_memory(batch):
+    """A sparse file of 8 GB, and a standard input without an end."""
+    header = (batch / "in" / "0.png").read_bytes()
+    with (batch / "sparse.png").open("wb") as file:
+        file.write(header)
+        file.truncate(8 << 30)
+    text = refused("sparse.png", *FAST, status=1, cwd=batch)
+    assert "sparse.png: has more than 4,556,435,456 bytes, too many for a picture within" in text
+    (batch / "sparse.png").unlink()
+    with open("/dev/zero", "rb") as endless:
+        done = subprocess.run(
+            [sys.executable, "-m", "llenhance", "-", "-o", "x.png", *FAST, "--max-pixels", "1000"],
+            stdin=endless, cwd=batch, env=ENVIRONMENT, capture_output=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.decode().startswith("standard input: has more than 268,451,456 bytes")
 
 
 # --- the long run ---------------------------------------------------------------------------------

@@ -16,15 +16,17 @@ from ..checkpoints import Weights
 from ..errors import DeviceError
 from ..methods import Method
 
-KINDS = ("auto", "onnx", "torch")
+KINDS = ("auto", "openvino", "onnx", "torch")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 
 class Engine(Protocol):
     """A network ready to run on one device."""
 
-    name: str  # "onnx" or "torch"
+    name: str  # "openvino", "onnx" or "torch"
     device: str  # "cpu", "cuda:0", "mps": what is really in use
+    precision: str  # "fp32", "bf16", "fp16": what the bulk of the network is computed in
 
     def run(
         self,
@@ -34,13 +36,16 @@ class Engine(Protocol):
         *,
         maps: bool = False,
         means: NDArray[np.float32] | None = None,
+        again: bool = False,
     ) -> list[NDArray[Any]]:
         """Enhance (N, H, W, 3) RGB of uint8, uint16 or float32 in [0, 1].
 
         Height and width are multiples of the method's ``multiple_of``. ``means``: all the
         whole-picture means of the method, (sum of their channels,), when the batch is a tile of a
-        larger picture. Returns first the pictures, (N, scale*H, scale*W, 3) of the same dtype,
-        rounded and not truncated; then, with ``maps``, the method's maps as float32 (N, H, W, 3).
+        larger picture. ``again``: more batches of this very shape will follow, so that preparing
+        for it is worth while.
+        Returns first the pictures, (N, scale*H, scale*W, 3) of the same dtype, rounded and not
+        truncated; then, with ``maps``, the method's maps as float32 (N, H, W, 3).
         """
         ...
 
@@ -58,6 +63,10 @@ class Engine(Protocol):
         ``number``: which of the method's means; ``means``: as in ``run``, of which those before
         ``number`` are used. Returns the mean over the window, (channels,).
         """
+        ...
+
+    def release(self) -> None:
+        """Give back the working memory that is kept for the next run."""
         ...
 
 
@@ -84,24 +93,53 @@ def available_threads() -> int:
 
 
 def open_engine(
-    method: Method, weights: Weights, kind: str, device: str, threads: int | None = None
+    method: Method,
+    weights: Weights,
+    kind: str,
+    device: str,
+    threads: int | None = None,
+    precision: str = "auto",
 ) -> tuple[Engine, str]:
-    """(engine, why this one) for ``kind`` auto|onnx|torch on ``device`` auto|cpu|cuda[:N]|mps.
+    """(engine, why this one) for ``kind`` in KINDS on ``device`` auto|cpu|cuda[:N]|mps.
 
-    On a CPU, auto is ONNX Runtime, and torch is not imported. On a GPU it is torch, which brings
-    its own CUDA libraries. Raises DeviceError when what was asked for cannot be used; only
-    ``device="auto"`` may end up on the CPU, and the second value says so.
+    On a CPU, auto is OpenVINO, ONNX Runtime where that cannot be loaded, and torch for weights
+    without a graph; only then is torch imported. On a GPU it is torch, which brings its own CUDA
+    libraries. ``precision``, in PRECISIONS: auto is the fastest one that the device has by itself
+    and the method bears (``Method.reduced``). Raises DeviceError when what was asked for cannot be
+    used; only ``device="auto"`` may end up on the CPU, and the second value says so.
     """
     threads = threads or available_threads()
+    if precision not in PRECISIONS:
+        raise DeviceError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
     if device == "auto":
-        return _open_anywhere(method, weights, kind, threads)
+        return _open_anywhere(method, weights, kind, threads, precision)
     _check_device_name(device)
-    if kind == "auto":
-        kind = "torch" if device != "cpu" or not _has_graph(method, weights) else "onnx"
-    return _open(method, weights, kind, device, threads), "as asked"
+    if device == "cpu":
+        return _open_on_cpu(method, weights, kind, threads, precision), "as asked"
+    kind = "torch" if kind == "auto" else kind
+    return _open(method, weights, kind, device, threads, precision), "as asked"
 
 
-def _open_anywhere(method: Method, weights: Weights, kind: str, threads: int) -> tuple[Engine, str]:
+def device_list(devices: str) -> list[str]:
+    """The devices of "cuda:0,cuda:1"; of a single name, that one, unchecked until it is opened.
+
+    Raises DeviceError for a list with anything but different NVIDIA GPUs that are there.
+    """
+    names = [name.strip() for name in devices.split(",")]
+    if len(names) == 1:
+        return names
+    for name in names:
+        _check_device_name(name)
+        if not name.startswith("cuda"):
+            raise DeviceError(f"devices {devices}: several are NVIDIA GPUs, and {name} is none")
+    if len({int(name.partition(":")[2] or 0) for name in names}) < len(names):
+        raise DeviceError(f"devices {devices}: one of them is there twice")
+    return names
+
+
+def _open_anywhere(
+    method: Method, weights: Weights, kind: str, threads: int, precision: str
+) -> tuple[Engine, str]:
     candidates = []
     if cuda_devices():
         candidates.append("cuda:0")
@@ -111,12 +149,24 @@ def _open_anywhere(method: Method, weights: Weights, kind: str, threads: int) ->
     for device in candidates:
         try:
             chosen = "torch" if kind == "auto" else kind
-            return _open(method, weights, chosen, device, threads), "GPU found"
+            return _open(method, weights, chosen, device, threads, precision), "GPU found"
         except DeviceError as error:
             reason = str(error)
+    return _open_on_cpu(method, weights, kind, threads, precision), reason
+
+
+def _open_on_cpu(
+    method: Method, weights: Weights, kind: str, threads: int, precision: str
+) -> Engine:
     if kind == "auto":
-        kind = "onnx" if _has_graph(method, weights) else "torch"
-    return _open(method, weights, kind, "cpu", threads), reason
+        kind = _best_on_cpu() if _has_graph(method, weights) else "torch"
+    return _open(method, weights, kind, "cpu", threads, precision)
+
+
+def _best_on_cpu() -> str:
+    from .openvino import usable
+
+    return "openvino" if usable() else "onnx"  # which is there for more systems
 
 
 def _has_graph(method: Method, weights: Weights) -> bool:
@@ -138,13 +188,19 @@ def _check_device_name(device: str) -> None:
         raise DeviceError("device mps: there is one on Apple computers only")
 
 
-def _open(method: Method, weights: Weights, kind: str, device: str, threads: int) -> Engine:
+def _open(
+    method: Method, weights: Weights, kind: str, device: str, threads: int, precision: str
+) -> Engine:
     if kind == "onnx":
         from .onnx import OnnxEngine
 
-        return OnnxEngine(method, weights, device, threads)
+        return OnnxEngine(method, weights, device, threads, precision)
+    if kind == "openvino":
+        from .openvino import OpenVinoEngine
+
+        return OpenVinoEngine(method, weights, device, threads, precision)
     if kind == "torch":
         from .pytorch import TorchEngine
 
-        return TorchEngine(method, weights, device, threads)
+        return TorchEngine(method, weights, device, threads, precision)
     raise DeviceError(f"no engine {kind!r}; there are {', '.join(KINDS)}")

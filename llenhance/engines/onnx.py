@@ -1,4 +1,4 @@
-"""ONNX Runtime: the engine for CPUs. Never imports torch."""
+"""ONNX Runtime: the engine for CPUs that OpenVINO is not built for. Never imports torch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ class OnnxEngine:
     """One session a scale, opened when that scale is first used (the first one at once)."""
 
     name = "onnx"
+    precision = "fp32"
 
-    def __init__(self, method: Method, weights: Weights, device: str, threads: int) -> None:
+    def __init__(
+        self, method: Method, weights: Weights, device: str, threads: int, precision: str = "auto"
+    ) -> None:
         self.method, self.weights, self.threads = method, weights, threads
+        if precision not in ("auto", "fp32"):
+            raise DeviceError(f"precision {precision}: --engine onnx has fp32 alone")
         self.device = "cuda:0" if device == "cuda" else device
         self.sessions: dict[int, Any] = {}
         self._session(method.scales[0])
@@ -83,6 +88,7 @@ class OnnxEngine:
         *,
         maps: bool = False,
         means: NDArray[np.float32] | None = None,
+        again: bool = False,  # noqa: ARG002
     ) -> list[NDArray[Any]]:
         """See :class:`llenhance.engines.Engine`."""
         feeds: dict[str, NDArray[Any]] = {"x": to_planes(batch)}
@@ -90,7 +96,8 @@ class OnnxEngine:
             feeds[control.name] = np.asarray(controls[control.name], np.float32)
         if self.method.means:
             window = np.ones((len(batch), 1, *batch.shape[1:3]), np.float32)
-            feeds |= self._means(window, means, 0 if means is None else len(self.method.means))
+            known = 0 if means is None else len(self.method.means)
+            feeds |= feed_means(self.method, window, means, known)
         wanted = ["enhanced", *self.method.maps] if maps else ["enhanced"]
         enhanced, *rest = self._session(scale).run(wanted, feeds, self._only_what_is_wanted())
         packed = [np.ascontiguousarray(plane.transpose(0, 2, 3, 1)) for plane in rest]
@@ -105,20 +112,29 @@ class OnnxEngine:
         means: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         """See :class:`llenhance.engines.Engine`."""
-        feeds = {"x": to_planes(tile[None])} | self._means(window[None, None], means, number)
+        feeds = feed_means(self.method, window[None, None], means, number)
+        feeds["x"] = to_planes(tile[None])
         outputs = self._session(scale).run([f"mean{number}"], feeds, self._only_what_is_wanted())
         mean: NDArray[np.float32] = outputs[0].reshape(-1)
         return mean
 
-    def _means(
-        self, window: NDArray[np.float32], means: NDArray[np.float32] | None, known: int
-    ) -> dict[str, NDArray[np.float32]]:
-        """The inputs of the graph for whole-picture means, the first ``known`` of them given."""
-        given = np.zeros((len(window), sum(self.method.means)), np.float32)
-        if means is not None:
-            given[:] = means
-        flags = (np.arange(len(self.method.means)) < known).astype(np.float32)
-        return {"window": window, "given": given, "known": flags}
+    def release(self) -> None:
+        """See :class:`llenhance.engines.Engine`."""
+        if self.device != "cpu":
+            self.sessions.clear()  # they are opened again when they are used
+            return
+        # Only at the end of a run does ONNX Runtime give back memory, so it gets a small one.
+        small = np.zeros((1, 32, 32, 3), np.uint8)
+        feeds: dict[str, NDArray[Any]] = {"x": to_planes(small)}
+        for control in self.method.controls:
+            feeds[control.name] = np.asarray(control.default, np.float32)
+        if self.method.means:
+            window = np.ones((1, 1, 32, 32), np.float32)
+            feeds |= feed_means(self.method, window, None, 0)
+        options = self._only_what_is_wanted()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        for session in self.sessions.values():
+            session.run(["enhanced"], feeds, options)
 
     @staticmethod
     def _only_what_is_wanted() -> Any:
@@ -128,6 +144,20 @@ class OnnxEngine:
         options = onnxruntime.RunOptions()
         options.only_execute_path_to_fetches = True
         return options
+
+
+def feed_means(
+    method: Method, window: NDArray[np.float32], means: NDArray[np.float32] | None, known: int
+) -> dict[str, NDArray[np.float32]]:
+    """The inputs of a graph for whole-picture means, the first ``known`` of them given.
+
+    ``window``: (N, 1, H, W); ``means``: (sum of their channels,).
+    """
+    given = np.zeros((len(window), sum(method.means)), np.float32)
+    if means is not None:
+        given[:] = means
+    flags = (np.arange(len(method.means)) < known).astype(np.float32)
+    return {"window": window, "given": given, "known": flags}
 
 
 def to_planes(batch: NDArray[Any]) -> NDArray[np.float32]:

@@ -39,7 +39,7 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         x = self.first(x)
-        return self.second(x if gate is None else x * gate)
+        return self.second(x if gate is None else x * gate.to(x.dtype))
 
 
 class Up(nn.Module):
@@ -90,7 +90,7 @@ class EnlightenGAN(nn.Module):
         skips = []
         for down, gate in zip(self.downs[:-1], gates, strict=False):
             features = down(features)
-            skips.append(features * gate)
+            skips.append(features * gate.to(features.dtype))
             features = F.max_pool2d(features, 2)
         features = self.downs[-1](features, gates[-1])
         for up, skip in zip(self.ups, reversed(skips), strict=True):

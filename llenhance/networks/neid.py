@@ -22,7 +22,8 @@ HALVING_TAPS = (-0.01171875, -0.03515625, 0.11328125, 0.43359375)
 
 def halve(x: Tensor) -> Tensor:
     """Reduce (N, C, H, W) to (N, C, H/2, W/2): bicubic with antialiasing; H and W even, >= 4."""
-    taps = torch.tensor(HALVING_TAPS + HALVING_TAPS[::-1], dtype=x.dtype, device=x.device)
+    # Filled in where x is: a copy from the host could not be part of a CUDA graph.
+    taps = torch.stack([x.new_full((), tap) for tap in HALVING_TAPS + HALVING_TAPS[::-1]])
     channels = x.shape[1]
     column = taps.view(1, 1, 8, 1).expand(channels, 1, 8, 1)
     row = taps.view(1, 1, 1, 8).expand(channels, 1, 1, 8)
