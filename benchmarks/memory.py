@@ -10,6 +10,7 @@ first tiles take as much memory as all.
 
 from __future__ import annotations
 
+import importlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -109,9 +110,9 @@ def enhance(
     """The command in this process: its largest resident size in MB, tiles, seconds and engine."""
     import time
 
-    from llenhance import enhancer
     from llenhance.cli import cli
 
+    enhancer: Any = importlib.import_module("llenhance.enhancer")  # whose engines are wrapped
     engines: list[First] = []
     real = enhancer.open_engine
 

@@ -15,7 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -72,7 +72,7 @@ def kept(before: float, after: float) -> bool:
 
 def frames_of(
     clip: Path, *, start: float = 0.0, count: int | None = None, width: int | None = None
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Frames (H, W, 3) RGB of a clip from ``start`` seconds on, made smaller where wider."""
     with videos.VideoReader(clip, start=start or None) as reader:
         for frame in islice(reader, count):
@@ -102,7 +102,8 @@ def steadiness(frames: Iterable[Any], method: str, threads: int | None = None) -
     return Steadiness(
         flicker[0].frames,
         (shape[1], shape[0]),
-        *((values[0][part] or 0.0, values[1][part] or 0.0) for part in range(2)),
+        (values[0][0] or 0.0, values[1][0] or 0.0),
+        (values[0][1] or 0.0, values[1][1] or 0.0),
         noise[0].before or 0.0,
         (outs[0] or 0.0, outs[1] or 0.0),
     )

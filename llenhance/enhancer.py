@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .engines.pytorch import TorchEngine
 
 # Bytes that one run of a network may need before a picture is cut: larger tiles spend less on their
-# margins, and beyond this gain little (benchmarks/README.md).
+# margins, but beyond this hardly so.
 WORKING_MEMORY = 3 << 29
 ELSEWHERE = 400 << 20  # bytes that a process with a network has, where the system does not tell
 PREPARED = 64 << 20  # bytes beside its weights that an engine keeps once it has run

@@ -1,5 +1,6 @@
 """How much memory enhancing takes, what bounds it, and what happens when it runs out."""
 
+import json
 import mmap
 import subprocess
 import sys
@@ -452,3 +453,42 @@ def test_a_real_shortage(name, room, status, tmp_path):
         return
     whole = load(name, engine="onnx", device="cpu", threads=2).enhance(image, tile="off")
     assert np.abs(np.asarray(Image.open(target)).astype(int) - whole).max() <= 1
+
+
+# --- the benchmark --------------------------------------------------------------------------------
+
+
+@LINUX
+def test_the_curve_of_memory(tmp_path):
+    """The smallest one there is."""
+    words = (
+        "--method",
+        "lightweight",
+        "--megapixels",
+        "0.3",
+        "--megapixels",
+        "1",
+        "--threads",
+        "1",
+    )
+    told = tmp_path / "curve.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory", *words, "--json", str(told)],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads(told.read_text())["rows"]
+    assert row["method"] == "lightweight"
+    assert row["exponent"] is None  # neither was cut
+    small, large = row["points"]
+    assert small["peak"] < large["peak"]
+    for point, megapixels in ((small, 0.3), (large, 1.0)):
+        assert abs(point["megapixels"] - megapixels) < 0.01
+        assert point["tiles"] == 1
+        assert 50 < point["process"] < point["peak"] < 1500
+        parts = point["process"] + point["pictures"] + point["beyond"]
+        assert abs(parts - point["peak"]) < 1
