@@ -1,9 +1,10 @@
 """Memory against megapixels, of the whole command: ``python -m benchmarks.memory``.
 
 Each photo is decoded, enhanced and encoded in a process of its own, whose largest resident size is
-taken. Of that, what the same command holds with a tiny photo, and the two pictures themselves,
-before and after, are no question of method. The rest should not grow once pictures are cut into
-tiles: the exponent that is fitted to it is to be near 0. Where enhancing a large photo would take
+taken. Of what it has held when the network is done, what the same command holds with a tiny photo,
+and the two pictures themselves, before and after, are no question of method. The rest should not
+grow once pictures are cut into tiles: the exponent that is fitted to it is to be near 0. (Encoding,
+after that, takes a few bytes for each pixel, but no tile.) Where enhancing a large photo would take
 too long, ``--tiles N`` computes the first N tiles of each pass and copies the others, since the
 first tiles take as much memory as all.
 """
@@ -29,6 +30,7 @@ from .apart import Missing, apart
 
 MEGAPIXELS = (1.0, 3.0, 10.0, 24.0, 50.0, 100.0)
 TINY = 64  # pixels a side
+PARTS = ("peak", "enhancing", "process", "pictures", "beyond")
 
 
 def curve(
@@ -41,8 +43,9 @@ def curve(
 ) -> list[dict[str, Any]]:
     """A row a method: its points, and the exponent of what grows beyond the pictures themselves.
 
-    A point is a dictionary: megapixels, peak (all in MB), process, pictures, beyond, how many
-    tiles, and the seconds from the start of decoding to the end of encoding (false with ``tiles``).
+    A point is a dictionary: megapixels; in MB the peak of the whole, and that until encoding,
+    ``enhancing``, which is the sum of process, pictures and beyond; how many tiles; and the seconds
+    from the start of decoding to the end of encoding (which mean little with ``tiles``).
     ``tiles``: compute so many of each pass. ``bound``: --max-memory in MB. Raises Missing.
     """
     with tempfile.TemporaryDirectory() as place:
@@ -74,9 +77,10 @@ def point(width: int, height: int, process: float, told: dict[str, Any]) -> dict
     return {
         "megapixels": width * height / 1e6,
         "peak": told["peak"],
+        "enhancing": told["enhancing"],
         "process": process,
         "pictures": pictures,
-        "beyond": told["peak"] - process - pictures,
+        "beyond": told["enhancing"] - process - pictures,
         "tiles": told["tiles"],
         "seconds": told["seconds"],
     }
@@ -135,6 +139,7 @@ def enhance(
     engine = engines[0]
     return {
         "peak": peak() / 1e6,
+        "enhancing": engine.peak / 1e6,
         "tiles": engine.runs,
         "seconds": seconds,
         "engine": f"{engine.name} {engine.precision}",
@@ -149,6 +154,7 @@ class First:
         self.engine, self.most = engine, most
         self.name, self.device, self.precision = engine.name, engine.device, engine.precision
         self.runs = 0
+        self.peak = 0  # of this process, so far
         self.measured: dict[int, tuple[int, Any]] = {}  # mean -> how often, and what it was
 
     def run(self, batch: Any, scale: int, controls: Any, **named: Any) -> list[Any]:
@@ -156,7 +162,9 @@ class First:
         self.runs += 1
         if self.most is not None and self.runs > self.most:
             return [np.repeat(np.repeat(batch, scale, 1), scale, 2)]
-        return list(self.engine.run(batch, scale, controls, **named))
+        found = list(self.engine.run(batch, scale, controls, **named))
+        self.peak = peak()
+        return found
 
     def measure(self, tile: Any, window: Any, scale: int, number: int, means: Any) -> Any:
         """As :class:`llenhance.engines.Engine`."""
@@ -168,6 +176,7 @@ class First:
 
     def release(self) -> None:
         """As :class:`llenhance.engines.Engine`."""
+        self.peak = peak()  # after the last tile has found its place
         self.engine.release()
 
 
@@ -186,20 +195,19 @@ def peak() -> int:
 def tables(rows: list[dict[str, Any]]) -> Iterator[Table]:
     """For people."""
     table = Table(
-        *("method", "engine", "megapixels", "peak MB", "process", "pictures", "beyond", "tiles"),
-        "exponent",
+        *("method", "megapixels", "peak MB", "enhancing", "process", "pictures", "beyond"),
+        *("tiles", "exponent"),
         title="Memory of the whole command: decode, enhance, encode",
     )
-    for number in range(2, 9):
+    for number in range(1, 9):
         table.columns[number].justify = "right"
     for row in rows:
         found = row["exponent"]
         for number, entry in enumerate(row["points"]):
             table.add_row(
-                row["method"] if not number else "",
-                row["engine"] if not number else "",
+                {0: row["method"], 1: row["engine"]}.get(number, ""),
                 f"{entry['megapixels']:.1f}",
-                *(f"{entry[name]:.0f}" for name in ("peak", "process", "pictures", "beyond")),
+                *(f"{entry[name]:.0f}" for name in PARTS),
                 str(entry["tiles"]),
                 f"{found:.2f}" if found is not None and not number else "",
             )

@@ -7,6 +7,7 @@ is the network class in PyTorch as the authors run theirs: fp32, the whole pictu
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -51,7 +52,9 @@ def measure(
     *,
     quick: bool = False,
 ) -> list[dict[str, Any]]:
-    """A row for each method, size and way to run it; ``roof``: GFLOP/s of each precision."""
+    """A row for each method, size and way to run it; ``roof``: GFLOP/s of each precision.
+
+    How far it is goes to stderr, since this takes long."""
     rows = []
     for method in methods:
         macs = apart(_macs, method, threads=threads)
@@ -93,6 +96,8 @@ def _row(
         row |= apart(seconds_of, method, engine, precision, width, height, seconds, threads=threads)
     except Missing as missing:
         return row | {"missing": str(missing)}
+    finally:
+        print(f"{method} {width}x{height} {engine} {precision}: timed", file=sys.stderr)
     row["seconds"] = statistics.median(row["times"])
     row["spread"] = max(row["times"]) / min(row["times"])
     row["ms_per_megapixel"] = row["seconds"] * 1e9 / (width * height)

@@ -230,7 +230,7 @@ def test_a_picture_that_cannot_stay_within_the_bound_is_refused():
     enhancer = load("lightweight", device="cpu", threads=2)
     enhancer.max_memory = (memory.resident() or 0) + (100 << 20)
     image = np.zeros((8000, 8000, 3), np.uint8)
-    with pytest.raises(LLEnhanceError, match=r"8000x8000 pixels take .*GB, more than the max mem"):
+    with pytest.raises(LLEnhanceError, match=r"8000x8000 pixels take .*[GM]B, more than the max mem"):
         enhancer.enhance(image)
 
 
@@ -489,6 +489,6 @@ def test_the_curve_of_memory(tmp_path):
     for point, megapixels in ((small, 0.3), (large, 1.0)):
         assert abs(point["megapixels"] - megapixels) < 0.01
         assert point["tiles"] == 1
-        assert 50 < point["process"] < point["peak"] < 1500
+        assert 50 < point["process"] < point["enhancing"] < point["peak"] + 3 < 1500
         parts = point["process"] + point["pictures"] + point["beyond"]
-        assert abs(parts - point["peak"]) < 1
+        assert abs(parts - point["enhancing"]) < 1
