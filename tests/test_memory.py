@@ -230,7 +230,7 @@ def test_a_picture_that_cannot_stay_within_the_bound_is_refused():
     enhancer = load("lightweight", device="cpu", threads=2)
     enhancer.max_memory = (memory.resident() or 0) + (100 << 20)
     image = np.zeros((8000, 8000, 3), np.uint8)
-    with pytest.raises(LLEnhanceError, match=r"8000x8000 pixels take .*[GM]B, more than the max mem"):
+    with pytest.raises(LLEnhanceError, match=r"8000x8000 pixels take .*[GM]B, more than the max"):
         enhancer.enhance(image)
 
 
