@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Bytes that one run of a network may need before a picture is cut: larger tiles spend less on their
 # margins, but beyond this hardly so.
-WORKING_MEMORY = 3 << 29
+WORKING_MEMORY = 2 << 30
 ELSEWHERE = 400 << 20  # bytes that a process with a network has, where the system does not tell
 PREPARED = 64 << 20  # bytes beside its weights that an engine keeps once it has run
 WRITING = 6  # bytes for each pixel of a result that encoding it takes, after the network is done

@@ -13,6 +13,7 @@ import pytest
 from llenhance import load, pixels
 from llenhance.engines import columns
 from llenhance.engines import openvino as engine
+from llenhance.engines.rewrites import with_pixels
 from llenhance.errors import DeviceError
 from llenhance.methods import METHODS
 
@@ -163,15 +164,33 @@ def test_tiles_are_exact(method, rng):
         assert np.abs(whole - tiled).max() < bound
 
 
-def test_one_graph_for_many_sizes_gives_what_one_for_the_size_does(rng, monkeypatch):
-    enhancer = opened("residual", precision="fp32")
+@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
+def test_one_graph_for_many_sizes_gives_what_one_for_the_size_does(method, rng, monkeypatch):
     image = dark_scene(61, 43, rng).astype(np.float32) / 255
-    any_size = enhancer.enhance(image)
-    assert (len(enhancer.engine.anysize), len(enhancer.engine.sized)) == (1, 0)
+    for scale in method.scales:
+        enhancer = opened(method.name, precision="fp32")
+        any_size = enhancer.enhance(image, scale=scale)
+        assert (len(enhancer.engine.anysize), len(enhancer.engine.sized)) == (1, 0)
+        monkeypatch.setattr(engine, "SIZED", 0)
+        of_this_size = enhancer.enhance(image, scale=scale)
+        assert (len(enhancer.engine.anysize), len(enhancer.engine.sized)) == (1, 1)
+        monkeypatch.undo()
+        assert np.abs(any_size - of_this_size).max() < 1e-5
+
+
+def test_a_graph_for_one_size_copies_nothing_together_and_needs_no_window(rng, monkeypatch):
+    """Of dln only the four input planes are concatenated, and means come from where they are."""
+    seen = []
+    monkeypatch.setattr(engine, "with_pixels", lambda *a: (seen.append(a[1]), with_pixels(*a))[1])
+    opened("dln").enhance(dark_scene(48, 96, rng), tile=32)  # three passes for means, and the last
     monkeypatch.setattr(engine, "SIZED", 0)
-    of_this_size = enhancer.enhance(image)
-    assert (len(enhancer.engine.anysize), len(enhancer.engine.sized)) == (1, 1)
-    assert np.abs(any_size - of_this_size).max() < 1e-5
+    opened("dln").enhance(dark_scene(32, 48, rng))
+    assert len(seen) == 5
+    for number, model in enumerate(seen):
+        joined = [n.get_output_shape(0) for n in model.get_ops() if n.get_type_name() == "Concat"]
+        assert [shape[1] for shape in joined if list(shape[2:]) != [1, 1]] == [4]
+        (window,) = (p for p in model.get_parameters() if p.get_friendly_name() == "window")
+        assert bool(window.output(0).get_target_inputs()) == (number < 3)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
@@ -212,12 +231,12 @@ def test_many_sizes_keep_few_graphs(monkeypatch):
         assert enhancer.enhance(image).shape == image.shape
         assert len(enhancer.engine.anysize) == 1
         kept = list(enhancer.engine.sized)
-        assert kept[-1][1] == (1, *image.shape)
+        assert kept[-1][2] == (1, *image.shape)
         assert sum(map(enhancer.engine._bytes, kept)) <= 5 * least
     assert len(kept) == 4
     large = np.full((400, 50, 3), 9, np.uint8)  # takes more than all of that by itself
     enhancer.enhance(large)
-    assert [shape for _, shape in enhancer.engine.sized] == [(1, *large.shape)]
+    assert [shape for _, _, shape in enhancer.engine.sized] == [(1, *large.shape)]
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)

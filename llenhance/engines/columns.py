@@ -7,13 +7,13 @@ kernel becomes the one that does the same work on them. In memory (channels last
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-VECTOR = 16
+from .rewrites import VECTOR
+
 ELEMENTWISE = {
     *("Add", "Subtract", "Multiply", "Divide", "Maximum", "Minimum", "Clamp"),
     *("Relu", "PRelu", "Sigmoid", "Tanh", "BatchNormInference"),
@@ -23,7 +23,8 @@ ELEMENTWISE = {
 def foldable(model: Any, width: int) -> int:
     """How many columns of a picture can be folded into one; 1 where there is nothing to gain.
 
-    ``model``: of fixed shapes, constants folded. Only networks of plain convolutions can be.
+    ``model``: of fixed shapes, constants folded, concatenations taken apart. Only networks of plain
+    convolutions with one input and one result can be.
     """
     widest = 0
     for node in model.get_ordered_ops():
@@ -32,55 +33,38 @@ def foldable(model: Any, width: int) -> int:
             widest = max(widest, node.get_output_shape(0)[1])
             if list(node.get_attributes()["strides"]) != [1, 1]:
                 return 1
-        elif kind == "Concat":
-            if node.get_attributes()["axis"] != 1:
-                return 1
         elif kind in ELEMENTWISE:
             if any(not _per_channel(node.input_value(n)) for n in range(1, node.get_input_size())):
                 return 1
         elif kind not in ("Parameter", "Constant", "Result"):
             return 1
+    if len(model.get_parameters()) != 1 or len(model.get_results()) != 1:
+        return 1
     columns = VECTOR // widest if widest else 1
     return columns if columns > 1 and width % columns == 0 else 1
 
 
 def fold(ops: Any, model: Any, columns: int) -> None:
-    """Fold columns of every four-dimensional parameter of a ``foldable`` model, and unfold every
-    result; in place."""
-    parts: dict[str, list[int]] = {}  # channels of what a tensor is a concatenation of, by node
+    """Let a ``foldable`` model work on folded columns, in place: it takes (N, columns*C, H,
+    W/columns) for (N, C, H, W), and so does its result come out."""
     for node in model.get_ordered_ops():
-        kind, name = node.get_type_name(), node.get_name()
-        if kind == "Result":
-            source = node.input_value(0)
-            channels = sum(parts[source.get_node().get_name()])
-            node.input(0).replace_source_output(_unfolded(ops, source, channels, columns))
-            continue
-        if kind == "Parameter" and len(node.get_output_shape(0)) == 4:
-            shape = node.get_output_shape(0)
-            users = node.output(0).get_target_inputs()
-            folded = _folded(ops, node, shape, columns)
-            for user in users:
-                user.replace_source_output(folded)
-            parts[folded.get_node().get_name()] = [shape[1]]
-            continue
-        if kind in ("Parameter", "Constant"):
-            continue
-        sources = [node.input_value(n).get_node() for n in range(node.get_input_size())]
-        if kind == "Concat":
-            parts[name] = [count for source in sources for count in parts[source.get_name()]]
+        kind = node.get_type_name()
+        if kind == "Parameter":
+            count, channels, height, width = node.get_output_shape(0)
+            shape = [count, channels * columns, height, width // columns]
+            node.set_partial_shape(type(node.get_partial_shape())(shape))
         elif kind == "Convolution":
-            made = _convolution(ops, node, parts[sources[0].get_name()], columns)
+            made = _convolution(ops, node, columns)
             for user in node.output(0).get_target_inputs():
                 user.replace_source_output(made.output(0))
-            parts[made.get_name()] = [node.get_output_shape(0)[1]]
             continue  # nothing uses the old one any more
-        else:
-            counts = next(parts[s.get_name()] for s in sources if s.get_name() in parts)
-            for number, source in enumerate(sources):
-                if source.get_type_name() == "Constant" and np.size(source.data) > 1:
-                    repeated = ops.constant(_per_column(source.data, counts, columns))
-                    node.input(number).replace_source_output(repeated.output(0))
-            parts[name] = counts
+        elif kind == "Constant":
+            continue
+        for number in range(node.get_input_size()):
+            source = node.input_value(number).get_node()
+            if source.get_type_name() == "Constant" and np.size(source.data) > 1:
+                repeated = ops.constant(_per_column(source.data, columns))
+                node.input(number).replace_source_output(repeated.output(0))
         node.validate_and_infer_types()
     model.validate_nodes_and_infer_types()
 
@@ -95,53 +79,21 @@ def _per_channel(operand: Any) -> bool:
     )
 
 
-def _folded(ops: Any, planes: Any, shape: Any, columns: int) -> Any:
-    count, channels, height, width = shape
-    pixels = ops.transpose(planes, np.array([0, 2, 3, 1]))
-    wide = np.array([count, height, width // columns, columns * channels])
-    return ops.transpose(ops.reshape(pixels, wide, False), np.array([0, 3, 1, 2])).output(0)
-
-
-def _unfolded(ops: Any, folded: Any, channels: int, columns: int) -> Any:
-    count, _, height, width = folded.get_shape()
-    pixels = ops.transpose(folded, np.array([0, 2, 3, 1]))
-    narrow = np.array([count, height, width * columns, channels])
-    return ops.transpose(ops.reshape(pixels, narrow, False), np.array([0, 3, 1, 2])).output(0)
-
-
-def _per_column(data: NDArray[Any], counts: list[int], columns: int) -> NDArray[Any]:
-    """A constant of (1, C, 1, 1) or (C,), once for each column of each part."""
-    flat = np.reshape(data, -1)
-    pieces = np.split(flat, np.cumsum(counts)[:-1])
-    repeated = np.concatenate([np.tile(piece, columns) for piece in pieces])
+def _per_column(data: NDArray[Any], columns: int) -> NDArray[Any]:
+    """A constant of (1, C, 1, 1) or (C,), once for each column."""
+    repeated = np.tile(np.reshape(data, -1), columns)
     return repeated if data.ndim == 1 else repeated.reshape(1, -1, 1, 1)
 
 
-def _convolution(ops: Any, node: Any, counts: list[int], columns: int) -> Any:
-    """The same convolution of folded columns. Of a concatenation, a sum over its parts: so the
-    concatenation need not be made."""
+def _convolution(ops: Any, node: Any, columns: int) -> Any:
+    """The same convolution of folded columns."""
     kernel = np.array(node.input_value(1).get_node().data, np.float32)
-    attributes = node.get_attributes()
-    (down, across), (above, left) = attributes["dilations"], attributes["pads_begin"]
-    total = None
-    pieces = np.split(kernel, np.cumsum(counts)[:-1], axis=1)
-    for given, part in zip(_joined(node.input_value(0)), pieces, strict=True):
-        wide, before, after = _kernel(part, columns, across, left)
-        made = ops.convolution(
-            given, wide, [1, 1], [above, before], [attributes["pads_end"][0], after], [down, 1]
-        )
-        total = made if total is None else ops.add(made, total)
-    return total
-
-
-def _joined(source: Any) -> Iterator[Any]:
-    """What a tensor is a concatenation of, itself where it is none."""
-    node = source.get_node()
-    if node.get_type_name() != "Concat":
-        yield source
-        return
-    for number in range(node.get_input_size()):
-        yield from _joined(node.input_value(number))
+    how = node.get_attributes()
+    (down, across), (above, left) = how["dilations"], how["pads_begin"]
+    wide, before, after = _kernel(kernel, columns, across, left)
+    return ops.convolution(
+        node.input_value(0), wide, [1, 1], [above, before], [how["pads_end"][0], after], [down, 1]
+    )
 
 
 def _kernel(

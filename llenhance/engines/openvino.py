@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from ..checkpoints import Weights
 from ..errors import DeviceError, WeightsError
 from ..methods import Method
 from .columns import fold, foldable
-from .onnx import feed_means, from_planes, to_planes
+from .onnx import feed_means
+from .rewrites import settle_means, take_apart, with_pixels
 
 TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # our names of precisions -> OpenVINO's
 SIZED = 1 << 24  # bytes of working memory from which on a size gets a graph of its own
@@ -65,6 +66,14 @@ def native_precisions() -> tuple[str, ...]:
     return (*(ours for ours, theirs in TYPES.items() if theirs == chosen != "f32"), "fp32")
 
 
+class _Graph(NamedTuple):
+    """What is computed of a picture."""
+
+    scale: int
+    wanted: tuple[str, ...]  # the outputs, in this order
+    packed: bool  # bytes in and out
+
+
 class OpenVinoEngine:
     """One graph a scale and wanted output, compiled when it is first used.
 
@@ -96,8 +105,9 @@ class OpenVinoEngine:
         self.precision = precision
         self.lock = threading.Lock()
         self.models: dict[int, Any] = {}  # by scale, as read
-        self.anysize: dict[tuple[Any, ...], Any] = {}  # by graph
-        self.sized: dict[tuple[Any, ...], Any] = {}  # by graph and shape, the latest last
+        self.anysize: dict[_Graph, Any] = {}
+        # By graph, known means and shape, the latest last.
+        self.sized: dict[tuple[_Graph, int | None, tuple[int, ...]], Any] = {}
         self._model(method.scales[0])
 
     def _model(self, scale: int) -> Any:
@@ -135,16 +145,15 @@ class OpenVinoEngine:
         feeds: dict[str, NDArray[Any]] = {}
         for control in self.method.controls:
             feeds[control.name] = np.asarray(controls[control.name], np.float32)
+        known = None if means is None else len(self.method.means)
         if self.method.means:
             window = np.ones((len(batch), 1, *batch.shape[1:3]), np.float32)
-            known = 0 if means is None else len(self.method.means)
-            feeds |= feed_means(self.method, window, means, known)
+            feeds |= feed_means(self.method, window, means, known or 0)
         wanted = ("enhanced", *self.method.maps) if maps else ("enhanced",)
-        packed = batch.dtype == np.uint8  # the graph itself takes and gives bytes
-        feeds["x"] = np.ascontiguousarray(batch) if packed else to_planes(batch)
-        enhanced, *rest = self._infer(scale, wanted, packed, feeds, again)
-        if not packed:
-            enhanced = from_planes(enhanced, batch.dtype)
+        feeds["x"] = _pixels(batch)
+        enhanced, *rest = self._infer(_Graph(scale, wanted, _packed(batch)), feeds, known, again)
+        if enhanced.dtype != batch.dtype:  # of 16 bits
+            enhanced = np.rint(enhanced * np.float32(65535)).astype(batch.dtype)
         return [enhanced, *(np.ascontiguousarray(p.transpose(0, 2, 3, 1)) for p in rest)]
 
     def measure(
@@ -157,9 +166,9 @@ class OpenVinoEngine:
     ) -> NDArray[np.float32]:
         """See :class:`llenhance.engines.Engine`."""
         feeds = feed_means(self.method, window[None, None], means, number)
-        packed = tile.dtype == np.uint8
-        feeds["x"] = np.ascontiguousarray(tile[None]) if packed else to_planes(tile[None])
-        mean = self._infer(scale, (f"mean{number}",), packed, feeds, True)[0]  # one of many tiles
+        feeds["x"] = _pixels(tile[None])
+        graph = _Graph(scale, (f"mean{number}",), _packed(tile))
+        mean = self._infer(graph, feeds, number, True)[0]  # one of many tiles
         return mean.reshape(-1)
 
     def release(self) -> None:
@@ -169,17 +178,15 @@ class OpenVinoEngine:
                 request.get_compiled_model().release_memory()  # what was compiled is kept
 
     def _infer(
-        self,
-        scale: int,
-        wanted: tuple[str, ...],
-        packed: bool,
-        feeds: dict[str, NDArray[Any]],
-        again: bool,
+        self, graph: _Graph, feeds: dict[str, NDArray[Any]], known: int | None, again: bool
     ) -> list[NDArray[Any]]:
-        """The wanted outputs, in that order; raises MemoryError where there is too little."""
+        """What the graph gives, in that order; raises MemoryError where there is too little.
+
+        ``known``: of how many of the method's means the tile is told; None for a whole picture.
+        """
         with self.lock:
             try:
-                request = self._request(scale, wanted, packed, feeds, again)
+                request = self._request(graph, feeds, known, again)
                 found = request.infer(feeds, share_inputs=True)
             except RuntimeError as error:
                 if "alloc" in str(error):
@@ -188,17 +195,10 @@ class OpenVinoEngine:
             return list(found.values())
 
     def _request(
-        self,
-        scale: int,
-        wanted: tuple[str, ...],
-        packed: bool,
-        feeds: dict[str, NDArray[Any]],
-        again: bool,
+        self, graph: _Graph, feeds: dict[str, NDArray[Any]], known: int | None, again: bool
     ) -> Any:
         """Something to run these feeds with."""
-        graph = (scale, wanted, packed)
-        shapes = {name: feed.shape for name, feed in feeds.items()}
-        key = (graph, shapes["x"])
+        key = (graph, known, feeds["x"].shape)
         if key in self.sized:
             self.sized[key] = self.sized.pop(key)
             return self.sized[key]
@@ -208,38 +208,37 @@ class OpenVinoEngine:
                 self.sized.pop(next(iter(self.sized)))
             if graph in self.anysize:  # it is another one's turn
                 self.anysize[graph].get_compiled_model().release_memory()
-            self.sized[key] = self._compile(graph, shapes)
+            shapes = {name: feed.shape for name, feed in feeds.items()}
+            self.sized[key] = self._compile(graph, shapes, known)
             return self.sized[key]
         if graph not in self.anysize:
-            self.anysize[graph] = self._compile(graph, {})
+            self.anysize[graph] = self._compile(graph, {}, None)
         return self.anysize[graph]
 
-    def _bytes(self, key: tuple[Any, ...]) -> int:
+    def _bytes(self, key: tuple[_Graph, int | None, tuple[int, ...]]) -> int:
         """An estimate of the working memory of a run in a graph for its size."""
-        (_, _, packed), shape = key
-        pixels = shape[1] * shape[2] if packed else shape[2] * shape[3]
-        return int(shape[0] * pixels * self.method.bytes_per_pixel(self.name, self.precision))
+        count, height, width, _ = key[2]
+        return count * height * width * self.method.bytes_per_pixel(self.name, self.precision)
 
     def _compile(
-        self,
-        graph: tuple[int, tuple[str, ...], bool],
-        shapes: Mapping[str, tuple[int, ...]],
+        self, graph: _Graph, shapes: Mapping[str, tuple[int, ...]], known: int | None
     ) -> Any:
-        """A request for the wanted outputs alone, of inputs of these shapes or of any."""
+        """A request for what the graph gives, of inputs of these shapes or of any."""
         openvino = module()
         ops = openvino.opset13
-        scale, wanted, packed = graph
-        model = self._model(scale).clone()
+        model = self._model(graph.scale).clone()
         made = {n: r.input_value(0) for r in model.get_results() for n in r.output(0).names}
-        model = openvino.Model(
-            [_result(ops, made[name], name) for name in wanted], model.get_parameters(), "wanted"
-        )
         if shapes:
-            _fix_shapes(openvino, model, dict(shapes), packed)
-        if packed:
-            model = _with_bytes(openvino, model)
+            settle_means(ops, made, len(self.method.means), known)
+        results = []
+        for name in graph.wanted:
+            result = ops.result(made[name])
+            result.output(0).set_names({name})
+            results.append(result)
+        model = openvino.Model(results, model.get_parameters(), "wanted")
+        columns = _fix_shapes(openvino, model, dict(shapes)) if shapes else 1
         compiled = core().compile_model(
-            model,
+            with_pixels(openvino, model, graph.packed, columns),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": TYPES[self.precision],
@@ -251,55 +250,32 @@ class OpenVinoEngine:
         return compiled.create_infer_request()
 
 
-def _result(ops: Any, node: Any, name: str) -> Any:
-    result = ops.result(node)
-    result.output(0).set_names({name})
-    return result
+def _packed(batch: NDArray[Any]) -> bool:
+    """Whether the graph itself takes and gives bytes."""
+    return batch.dtype == np.uint8
 
 
-def _fix_shapes(
-    openvino: Any, model: Any, shapes: dict[str, tuple[int, ...]], packed: bool
-) -> None:
-    """Prepare a graph for inputs of these shapes, where ``x`` will be ``packed`` bytes or not."""
-    if packed:
-        count, height, width, channels = shapes["x"]
-        shapes["x"] = (count, channels, height, width)
+def _pixels(batch: NDArray[Any]) -> NDArray[Any]:
+    """What a graph takes: bytes as they are, all else as float32 in [0, 1]."""
+    if batch.dtype == np.uint16:
+        return batch * np.float32(1 / 65535)
+    return np.ascontiguousarray(batch)
+
+
+def _fix_shapes(openvino: Any, model: Any, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Prepare a graph for inputs of these shapes; returns how many columns it has as channels."""
+    count, height, width, channels = shapes["x"]
+    shapes["x"] = (count, channels, height, width)
     model.reshape({name: list(shape) for name, shape in shapes.items()})
     passes = import_module("openvino.passes")  # which openvino does not import by itself
     constants = passes.Manager()
     constants.register_pass(passes.ConstantFolding())
     constants.run_passes(model)
-    columns = foldable(model, shapes["x"][3])
+    take_apart(openvino.opset13, model)
+    columns = foldable(model, width)
     if columns > 1:
         fold(openvino.opset13, model, columns)
-
-
-def _with_bytes(openvino: Any, model: Any) -> Any:
-    """The same graph with bytes, (N, H, W, 3), as ``x`` and for ``enhanced``.
-
-    The arithmetic is that of ``to_planes`` and ``from_planes``, on all threads.
-    """
-    ops = openvino.opset13
-    parameters, results = [], []
-    for parameter in model.get_parameters():
-        if parameter.output(0).any_name == "x":
-            count, channels, height, width = parameter.get_partial_shape()
-            shape = openvino.PartialShape([count, height, width, channels])
-            packed = ops.parameter(shape, np.uint8, "x")
-            packed.output(0).set_names({"x"})
-            planes = ops.transpose(ops.convert(packed, "f32"), np.array([0, 3, 1, 2]))
-            planes = ops.multiply(planes, np.float32(1 / 255))
-            for place in parameter.output(0).get_target_inputs():
-                place.replace_source_output(planes.output(0))
-            parameter = packed
-        parameters.append(parameter)
-    for result in model.get_results():
-        if result.output(0).any_name == "enhanced":
-            levels = ops.multiply(result.input_value(0), np.float32(255))
-            levels = ops.convert(ops.round(levels, "half_to_even"), "u8")
-            result = _result(ops, ops.transpose(levels, np.array([0, 2, 3, 1])), "enhanced")
-        results.append(result)
-    return openvino.Model(results, parameters, "bytes")
+    return columns
 
 
 def _reason(error: Exception) -> str:

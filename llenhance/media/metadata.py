@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from xml.sax.saxutils import escape
+from html import escape
 
 import numpy as np
 
@@ -209,7 +209,7 @@ def with_history(xmp: bytes, software: str) -> bytes:
     """The packet with one more event in its history; itself where it has no place for one."""
     if not is_utf8_xmp(xmp):
         return xmp
-    agent = escape(software, {'"': "&quot;"}).encode()
+    agent = escape(software).encode()
     event = (
         b'<rdf:li xmlns:rdf="%s" xmlns:stEvt="%s" rdf:parseType="Resource">'
         b"<stEvt:action>edited</stEvt:action>"
