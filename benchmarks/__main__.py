@@ -21,7 +21,7 @@ from rich.table import Table
 
 from llenhance.methods import DEFAULT, METHODS
 
-from . import beyond, first, growth, machine, memory, networks, pipeline, roof
+from . import beyond, carrying, first, growth, machine, memory, networks, pipeline, roof
 from .apart import Missing
 
 TILES = 2  # of each pass over a picture whose memory is measured: they take as much as all
@@ -70,6 +70,7 @@ def parts(
         "pipeline": Part(of_pipeline, pipeline.tables),
         "growth": Part(lambda: growth.measure(threads, quick=quick), growth.tables),
         "memory": Part(of_memory, memory.tables),
+        "carrying": Part(lambda: carrying.measure(methods, threads, quick=quick), carrying.tables),
         "fast": Part(of_fast, beyond.fast_tables),
         "gpu": Part(lambda: beyond.gpu(methods, threads, quick=quick), beyond.gpu_tables),
     }

@@ -183,6 +183,8 @@ def enhance(
     photo.jpg becomes photo_dln.jpg beside it, and dir/ becomes dir_dln/.
     """
     _bound_threads(threads)  # before anything loads numpy
+    # Half of what importing OpenVINO takes is its converter of models, which OpenVINO does without.
+    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
     given = {name: value for name, value in controls.items() if value is not None}
     _check_controls(models, given, scale)
     if as_json and (output == "-" or (output is None and "-" in inputs)):

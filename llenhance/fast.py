@@ -75,10 +75,7 @@ def carried(
             for plane, slope in zip(guide, slopes, strict=True):
                 cv2.accumulateProduct(plane, slope, offset)
             bands.append(offset)
-        values = cv2.merge(bands)
-        if original.dtype == np.float32:
-            np.clip(values, 0, 1, out=values)
-        result[first:last] = pixels.from_float(values, original.dtype)
+        cv2.merge([_as(band, original.dtype) for band in bands], result[first:last])
 
     _in_bands(apply, height, width, threads)
     return result
@@ -177,11 +174,25 @@ def _enlarged(
     rows = planes.shape[1]
     where = np.clip((np.arange(first, last) + 0.5) * (rows / height) - 0.5, 0, rows - 1)
     above = where.astype(int)
-    share = (where - above).astype(np.float32)[:, None]
+    share = (where - above).astype(np.float32)
+    begin, end = int(above[0]), min(int(above[-1]) + 2, rows)
+    # Each row is a mixture of two: one product of matrices makes them all.
+    mixture = np.zeros((last - first, end - begin), np.float32)
+    row = np.arange(last - first)
+    mixture[row, above - begin] = 1 - share
+    mixture[row, np.minimum(above + 1, end - 1) - begin] += share
     for plane in planes:
-        upper, lower = plane[above], plane[np.minimum(above + 1, rows - 1)]
-        lines = upper + (lower - upper) * share
+        lines = mixture @ plane[begin:end]
         yield cv2.resize(lines, (width, last - first), interpolation=cv2.INTER_LINEAR)
+
+
+def _as(plane: Array, dtype: np.dtype[Any]) -> Array:
+    """A plane of [0, 1] as ``dtype``; what lies beyond is clipped."""
+    if dtype == np.float32:
+        return np.clip(plane, 0, 1, out=plane)
+    white, depth = (255.0, cv2.CV_8U) if dtype == np.uint8 else (65535.0, cv2.CV_16U)
+    scaled = cv2.multiply(plane, white, dtype=depth)  # type: ignore[call-overload]
+    return np.asarray(scaled)  # clipped and rounded
 
 
 def _rows(original: Array, first: int, last: int, scale: int) -> NDArray[np.float32]:

@@ -93,6 +93,23 @@ print(json.dumps([seen, [t.name for t in threading.enumerate()], telemetry]))
 
 
 @pytest.mark.skipif(not REDUCED, reason="this processor has fp32 alone")
+def test_the_command_loads_neither_torch_nor_the_converter_of_models(tmp_path):
+    cv2.imwrite(str(tmp_path / "dark.png"), np.full((20, 30, 3), 9, np.uint8))
+    code = (
+        "import sys; sys.argv = ['llenhance', 'dark.png', '-m', 'lightweight', '-o', 'out.png']\n"
+        "sys.argv += ['--engine', 'openvino', '--device', 'cpu', '-q']\n"
+        "from llenhance.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as error: assert error.code == 0\n"
+        "loaded = {name for name, module in sys.modules.items() if module is not None}\n"
+        "print('openvino' in loaded, {'torch', 'openvino.tools.ovc'} & loaded)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == ["True", "set()"]
+
+
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
 def test_a_reduced_precision_stays_within_45_db(method, rng):
     image = dark_scene(203, 301, rng)
