@@ -206,6 +206,7 @@ def enhance(
         signed=picture.signed,
         preserve_times=batch.preserve_times,
         fast=fast,
+        precision=precision,
     )
     video |= {
         "max_pixels": picture.max_pixels,

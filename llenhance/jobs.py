@@ -54,6 +54,7 @@ class Settings:
     signed: bool = True  # name the tool and what it did in the metadata
     preserve_times: bool = False  # give targets the time of change of their source
     fast: bool = False  # the network sees a reduced copy
+    precision: str = "auto"  # as it was asked for; the engine says which it is
 
     def own(self, method: Method) -> dict[str, Any]:
         """The controls that this method has; the others are for other methods."""
@@ -132,6 +133,7 @@ class Settings:
             "scale": self.scale_of(method),
             "strength": self.strength,
             "fast": self.fast,
+            "precision": self.precision,
             "strip": self.strip,
             "signed": self.signed,
         }

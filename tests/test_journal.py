@@ -213,8 +213,8 @@ def test_skip_goes_on_by_the_journal(folder):
     assert entry["input"][0] == (folder / "in" / "0.png").stat().st_size
     recipe = entry["recipe"]
     assert set(recipe) == {
-        "version", "model", "weights", "controls", "scale", "strength", "fast", "quality", "strip",
-        "signed",
+        "version", "model", "weights", "controls", "scale", "strength", "fast", "precision",
+        "quality", "strip", "signed",
     }  # fmt: skip
     before = stamps(out)
     assert "3 skipped" in ok(*again, cwd=folder).stderr.decode()
@@ -231,7 +231,10 @@ def test_skip_goes_on_by_the_journal(folder):
     assert after["0.png"] == before["0.png"]
     assert after["1.png"] != before["1.png"]
 
-    # A setting that changed: all again. What someone else made is kept and counted.
+    text = ok(*again, "--precision", "fp32", cwd=folder).stderr.decode()  # a setting that changed
+    assert "3 done" in text
+
+    # And another one: all again. What someone else made is kept and counted.
     (out / "0.png").write_bytes(b"edited")
     text = ok(*again, "--strength", "0.5", cwd=folder).stderr.decode()
     assert "2 done, 1 skipped (1 not in the journal)" in text
