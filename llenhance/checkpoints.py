@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,10 @@ def find(method: Method, weights: str | Path | None = None) -> Weights:
         path = folder / f"{stem}.safetensors"
         if path.is_file():
             return _open(method, path, given)
+    if Path(given).is_file():
+        raise WeightsError(
+            f"{given}: not a .safetensors file ('llenhance weights import' makes one of others)"
+        )
     known = ", ".join(sets(method)) or "none"
     raise WeightsError(
         f"no weights {given!r} for {method.name} (there are: {known}); a file is named by its path"
@@ -184,7 +189,7 @@ def fill(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     if wrong:
         first = wrong[0]
         raise WeightsError(
-            f"{source}: {len(wrong)} of {len(expected)} tensors do not fit"
+            f"{source}: {len(wrong)} tensors do not fit"
             f" {type(network).__name__}; {first}: expected {expected.get(first, 'none')},"
             f" found {found.get(first, 'none')}"
         )
@@ -298,7 +303,9 @@ def import_authors(method: Method, file: Path) -> tuple[dict[str, Tensor], dict[
             f"no published weights are known for {method.name}; only for {', '.join(IMPORTABLE)}"
         )
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch tells of pickles in several lines
+            warnings.simplefilter("ignore")
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"{file}: {error.strerror or error}") from None
     except Exception:  # the unpickler raises many kinds; each means that this is no state dict

@@ -186,7 +186,7 @@ def enhance(
     # Half of what importing OpenVINO takes is its converter of models, which OpenVINO does without.
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
     given = {name: value for name, value in controls.items() if value is not None}
-    _check_controls(models, given, scale)
+    _check_controls(models, given, scale, strength)
     if as_json and (output == "-" or (output is None and "-" in inputs)):
         raise Refusal("--json and a picture cannot share standard output")
 
@@ -230,6 +230,8 @@ def enhance(
     )
     _check_compare(planned, compare, reference, on_exists)
     _check_report(planned, batch.report)
+    if video["preview"] and not any(job.kind == "video" for job in planned.jobs):
+        raise Refusal("--preview takes videos")
     printed = [j for j in planned.jobs if j.target is None and not j.to_window]
     if printed and sys.stdout.isatty():
         raise Refusal("a picture is not printed on a terminal: give -o FILE, or a pipe")
@@ -254,7 +256,9 @@ def enhance(
     else:
         with _written_report(batch.report, planned, todo, report):
             _run(planned, todo, report, batch.timeout)
-    if compare is not None and not report.failures:
+    if compare is not None and report.failures:
+        report.warn(compare, "is not written, since not every picture was")
+    elif compare is not None:
         _write_sheet(planned.jobs, Path(compare), reference, settings.overwrite)
     report.summary()
     raise click.exceptions.Exit(report.exit_status)
@@ -297,10 +301,13 @@ def _run(planned: Plan, todo: Batch, report: Report, timeout: float | None) -> N
         run_in_workers(todo, report, loaded, timeout)
 
 
-def _check_controls(models: Sequence[str], controls: dict[str, float], scale: int | None) -> None:
+def _check_controls(
+    models: Sequence[str], controls: dict[str, float], scale: int | None, strength: float
+) -> None:
     """Every control must be one that some chosen method has, with a value that it takes."""
     from .enhancer import check, lacking
 
+    check(METHODS[models[0]], strength, None, False, {})
     for name, value in controls.items():
         having = [m for m in models if name in {c.name for c in METHODS[m].controls}]
         if not having:
@@ -327,8 +334,20 @@ def _check_compare(
         raise Refusal("--compare takes one picture, from a file to files")
     if reference is not None and not Path(reference).is_file():
         raise Refusal(f"{reference}: no such file")
-    if Path(compare).exists() and on_exists != "overwrite":
+    from .media import files, images
+
+    path = Path(compare)
+    named = images.format_of_suffix(path.suffix)
+    if named is None or images.FORMATS[named].writes:
+        raise Refusal(f"--compare {compare}: give the file of a picture, such as sheet.png")
+    files.check_replaceable(path)
+    others = [job.source for job in planned.jobs] + [job.target for job in planned.jobs]
+    others += [] if reference is None else [Path(reference)]
+    if any(other is not None and files.same(other, path) for other in others):
+        raise Refusal(f"--compare {compare}: that is an input, an output or the reference")
+    if os.path.lexists(path) and on_exists != "overwrite":
         raise Refusal(f"{compare} exists (--on-exists overwrite)")
+    files.check_writable(path.parent)
 
 
 def _check_report(planned: Plan, report: str | None) -> None:
@@ -406,6 +425,7 @@ def _write_report(
         "files": rows,
     }
     text = json.dumps(whole, indent=1, default=str) + "\n"
+    files.make_folder(Path(path).parent)
     with files.publish(Path(path), overwrite=True) as temporary:
         temporary.write_text(text, encoding="ascii")
 
@@ -448,6 +468,7 @@ def _write_sheet(jobs: Sequence[Job], target: Path, reference: str | None, overw
     tiles = [(label, as_rgb8(read_picture(path))) for label, path in paths]
     sheet = Picture([sheets.grid(tiles)], "png")
     data = images.encode(sheet, images.format_of_suffix(target.suffix) or "png")
+    files.make_folder(target.parent)
     with files.publish(target, overwrite=overwrite) as temporary:
         temporary.write_bytes(data)
 
@@ -562,7 +583,9 @@ def main() -> None:
         click.echo("llenhance: interrupted", err=True)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:
-        error.show()
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        hint = f" ({where} --help)" if where else ""
+        click.echo(f"llenhance: {shown(error.format_message())}{hint}", err=True)
         sys.exit(REFUSED)
     except LLEnhanceError as error:
         click.echo(f"llenhance: {shown(str(error))}", err=True)

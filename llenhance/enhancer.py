@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Bytes that one run of a network may need before a picture is cut: larger tiles spend less on their
 # margins, but beyond this hardly so.
 WORKING_MEMORY = 2 << 30
+LITTLE = WORKING_MEMORY >> 5  # what a run may need in any case, without asking the system
 ELSEWHERE = 400 << 20  # bytes that a process with a network has, where the system does not tell
 PREPARED = 64 << 20  # bytes beside its weights that an engine keeps once it has run
 WRITING = 6  # bytes for each pixel of a result that encoding it takes, after the network is done
@@ -456,6 +457,9 @@ class Enhancer:
         per_pixel = self._per_pixel * picture.scale**2
         if picture.strength != 1 or picture.original.dtype == np.float32:
             per_pixel += FINISHING * picture.scale**2
+        bounded = self.max_memory is not None or self._most is not None
+        if not bounded and height * width * per_pixel <= LITTLE:
+            return tiling.by_area(height, width, height * width, halo, multiple)
         room = self._room(picture)
         if height * width * per_pixel > room:
             self._release()  # what it keeps of earlier runs counts as taken
@@ -488,7 +492,7 @@ class Enhancer:
             return useful
         # Others need memory as well. In steps, so that a little more or less changes no tile.
         room = useful
-        while room > (free - picture.result_bytes) // 2 and room > useful >> 5:
+        while room > (free - picture.result_bytes) // 2 and room > LITTLE:
             room >>= 1
         return room
 

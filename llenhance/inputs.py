@@ -153,7 +153,9 @@ def collect(
                     _add(file, found, folder=path, under=file.relative_to(path), matched=True)
             if before == len(found.sources) + len(found.failures) and not item.matched:
                 chosen_from = " that the patterns leave" if include or exclude else ""
-                reason = f"no pictures or videos in this folder{chosen_from}"
+                deeper = "; --recursive looks into the folders in it"
+                hint = chosen_from or ("" if recursive else deeper)
+                reason = f"no pictures or videos in this folder{hint}"
                 found.failures.append((str(path), reason))
         elif chosen(item.under or Path(path.name)):
             _add(path, found, under=item.under, matched=item.matched)

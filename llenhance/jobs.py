@@ -305,6 +305,8 @@ def read_picture(
         data = files.read(path, most)
     elif len(data := sys.stdin.buffer.read(most + 1)) > most:
         raise MediaError(files.too_long(most))
+    elif data and images.sniff(data) is None:
+        raise MediaError("is not a picture that is read (a video comes as Y4M, or with --raw)")
     return images.read(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
 
 

@@ -152,7 +152,7 @@ def _job(source: Source, model: str, names: Names) -> Job:
     target, folder = _target(source, model, names)
     if source.kind == "picture" and target is not None:
         named = images.format_of_suffix(target.suffix)
-        if named is not None and images.FORMATS[named].writes:
+        if target.suffix and (named is None or images.FORMATS[named].writes):
             raise Refusal(f"{target}: pictures are not written as {target.suffix}")
     job = Job(source.path, target, source.kind, model, folder=folder, suffix=names.picture)
     if source.path is None or folder is None:
@@ -246,6 +246,9 @@ def _refuse_clashes(jobs: list[Job]) -> None:
         key = _place(job.target)
         other = owners.setdefault(key, job)
         if other is not job:
+            if other.source is not None and other.source == job.source:
+                why = f"{other.model} and {job.model} (the template needs {{model}})"
+                raise Refusal(f"{job.name}: {why} would both write {job.target}")
             raise Refusal(f"{other.name} and {job.name} would both write {job.target}")
     inputs = {_place(job.source) for job in jobs if job.source is not None}
     for key, job in owners.items():
@@ -266,9 +269,12 @@ def _settled(
     for job in jobs:
         if job.target is None or not _is_taken(job):
             settled.append(job)
-        elif os.path.isdir(job.target):
-            raise Refusal(f"{job.name}: its output {job.target} is a folder")
-        elif on_exists == "error":
+            continue
+        try:
+            files.check_replaceable(job.target)
+        except Refusal as refusal:
+            raise Refusal(f"{job.name}: its output {refusal}") from None
+        if on_exists == "error":
             raise Refusal(f"{job.target} exists (--on-exists skip, overwrite or rename)")
         elif on_exists == "rename":
             settled.append(replace(job, target=_free(job.target)))

@@ -68,7 +68,7 @@ class Report:
         self.keep = keep
         self.fail_fast = fail_fast
         # soft_wrap: a line that names a file is one line, however narrow the terminal.
-        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
+        self.console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self.finished = 0
         self.passed_over = 0
         self.foreign = 0  # of those passed over: the target is not known to the journal

@@ -147,6 +147,42 @@ def test_all_methods_and_a_comparison(tmp_path):
     assert height > 200
 
 
+@pytest.mark.parametrize("sheet", ["photo.jpg", "./photo.jpg", "out.png", "truth.png"])
+@pytest.mark.usefixtures("photo")
+def test_a_comparison_replaces_nothing_that_it_shows(tmp_path, sheet):
+    picture(tmp_path / "truth.png", seed=0)
+    before = {name: (tmp_path / name).read_bytes() for name in ("photo.jpg", "truth.png")}
+    for policy in ("error", "overwrite"):
+        words = ("photo.jpg", *FAST, "-o", "out.png", "--compare", sheet, "--on-exists", policy)
+        text = refused(*words, "--reference", "truth.png", cwd=tmp_path)
+        assert f"--compare {sheet}: that is an input, an output or the reference" in text
+    assert {name: (tmp_path / name).read_bytes() for name in everything(tmp_path)} == before
+
+
+@pytest.mark.parametrize("sheet", ["folder.png", "-", "sheet", "sheet.txt", "sheet.heic"])
+@pytest.mark.usefixtures("photo")
+def test_a_comparison_is_a_picture_file(tmp_path, sheet):
+    (tmp_path / "folder.png").mkdir()
+    text = refused("photo.jpg", *FAST, "--compare", sheet, "--on-exists", "overwrite", cwd=tmp_path)
+    assert "is a folder" in text or "give the file of a picture, such as sheet.png" in text
+    assert everything(tmp_path) == ["photo.jpg"]
+
+
+@pytest.mark.usefixtures("photo")
+def test_the_folders_of_a_comparison_and_a_report_are_made(tmp_path):
+    ok("photo.jpg", *FAST, "--compare", "a/b.png", "--report", "c/d.json", cwd=tmp_path)
+    expected = ["a/b.png", "c/d.json", "photo.jpg", "photo_lightweight.jpg"]
+    assert everything(tmp_path) == expected
+
+
+@pytest.mark.usefixtures("photo")
+def test_a_comparison_that_lacks_a_picture_is_not_made(tmp_path):
+    (tmp_path / "bad.jpg").write_bytes((tmp_path / "photo.jpg").read_bytes()[:300])
+    text = refused("bad.jpg", *FAST, "--compare", "sheet.png", status=1, cwd=tmp_path)
+    assert "sheet.png: is not written, since not every picture was" in text
+    assert everything(tmp_path) == ["bad.jpg", "photo.jpg"]
+
+
 @pytest.mark.usefixtures("photo")
 def test_several_methods_into_a_folder(tmp_path):
     ok("photo.jpg", "-m", "lightweight,residual", "-o", "out", cwd=tmp_path)
@@ -158,6 +194,63 @@ def test_a_list_of_methods_is_checked(photo):
 
 
 # --- what is refused, before anything happens -----------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+@pytest.mark.parametrize("policy", ["error", "skip", "overwrite", "rename"])
+def test_only_files_are_replaced(photo, tmp_path, policy):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for target in ("pipe.jpg", "/dev/stdout"):
+        text = refused(photo, *FAST, "-o", target, "--on-exists", policy, cwd=tmp_path)
+        assert "is not a regular file (-o - writes to standard output)" in text
+    assert sorted(os.listdir(tmp_path)) == ["photo.jpg", "pipe.jpg"]
+    assert (tmp_path / "pipe.jpg").is_fifo()
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".pdf", ".txt", ".jxl", ".heic"])
+def test_a_picture_is_written_as_a_picture(photo, tmp_path, suffix):
+    text = refused(photo, *FAST, "-o", f"out{suffix}", cwd=tmp_path)
+    assert f"pictures are not written as {suffix}" in text
+    assert everything(tmp_path) == ["photo.jpg"]
+
+
+def test_numbers_that_are_none_are_refused(photo):
+    assert "strength" in refused(photo, *FAST, "--strength", "nan")
+    assert "alpha" in refused(photo, "-m", "residual", "--alpha", "nan")
+
+
+def test_a_preview_is_of_videos(photo, tmp_path):
+    assert "--preview takes videos" in refused(photo, *FAST, "--preview", cwd=tmp_path)
+    assert everything(tmp_path) == ["photo.jpg"]
+
+
+def test_a_checkpoint_is_no_weights(photo, tmp_path):
+    (tmp_path / "mine.pth").write_bytes(b"x")
+    text = refused(photo, *FAST, "--weights", "mine.pth", cwd=tmp_path)
+    assert "mine.pth: not a .safetensors file ('llenhance weights import'" in text
+
+
+def test_two_methods_need_two_names(photo):
+    words = (photo, "-m", "lightweight,residual", "--name-template", "{stem}_x{ext}")
+    assert "lightweight and residual (the template needs {model})" in refused(*words)
+
+
+def test_a_folder_of_folders_is_pointed_to(tree):
+    (tree / "a.jpg").unlink()
+    assert "--recursive looks into the folders in it" in refused(tree, *FAST, status=1)
+
+
+def test_mistakes_in_the_command_are_told_in_one_line(photo):
+    for words in ((), ("-m", "moon", photo), ("--nix", photo), ("train",), ("--scale", "x", photo)):
+        text = refused(*words)
+        assert text.startswith("llenhance: ")
+        assert text.count("\n") == 1
+
+
+def test_names_are_told_as_they_are(tmp_path):
+    picture(tmp_path / "a:smile:b.jpg")
+    text = ok("a:smile:b.jpg", *FAST, "-v", cwd=tmp_path).stderr.decode()
+    assert "a:smile:b_lightweight.jpg" in text
 
 
 def test_an_existing_target(photo, tmp_path):

@@ -253,6 +253,16 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def check_replaceable(target: Path) -> None:
+    """Raises Refusal for what no file may take the place of: a folder, a pipe, a device."""
+    if target.is_dir():
+        raise Refusal(f"{target} is a folder")
+    folder = os.path.realpath(target.parent)
+    special = folder == "/dev" or inside(folder, "/proc")  # there, even what is a regular file
+    if special or (target.exists() and not target.is_file()):
+        raise Refusal(f"{target} is not a regular file (-o - writes to standard output)")
+
+
 def make_folder(folder: Path) -> None:
     """Create a target folder and its parents; raises Refusal when that cannot be."""
     try:
@@ -272,6 +282,8 @@ def check_writable(folder: Path) -> None:
             read_only = hasattr(os, "statvfs") and os.statvfs(folder).f_flag & os.ST_RDONLY
             reason = "a read-only file system" if read_only else "permission denied"
             raise Refusal(f"cannot write into {folder}: {reason}")
+        if not shutil.disk_usage(folder).total:
+            raise Refusal(f"cannot write into {folder}: it holds no files")
         if shutil.disk_usage(folder).free < FULL:
             raise Refusal(f"cannot write into {folder}: the disk is full")
     except OSError as error:

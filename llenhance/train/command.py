@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import Refusal
+from ..media import files
 from ..methods import METHODS
 
 if TYPE_CHECKING:
@@ -136,6 +137,9 @@ def train(
         raise Refusal(f"{checkpoint}: nothing to resume")
     if not resume and checkpoint.exists():
         raise Refusal(f"{folder} holds a run: --resume goes on with it")
+    if not resume and (folder / "log.csv").exists():
+        raise Refusal(f"{folder} holds a run that is over: give another folder")
+    files.make_folder(folder)
     row = METHODS[method]
 
     import torch
@@ -255,7 +259,7 @@ def _fit(trainer: Trainer, quiet: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet, soft_wrap=True)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
