@@ -87,11 +87,16 @@ def with_pixels(openvino: Any, model: Any, packed: bool, columns: int = 1) -> An
             pixels = parameter
             if columns > 1:
                 pixels = ops.reshape(pixels, np.array(folded), False)
+            planes = transposed = ops.transpose(pixels, np.array([0, 3, 1, 2]))
             if packed:
                 pixels = ops.multiply(ops.convert(pixels, "f32"), np.float32(1 / 255))
-            planes = ops.transpose(pixels, np.array([0, 3, 1, 2]))
+                planes = ops.transpose(pixels, np.array([0, 3, 1, 2]))
+                transposed = ops.multiply(ops.convert(transposed, "f32"), np.float32(1 / 255))
             for place in users:
-                place.replace_source_output(planes.output(0))
+                # OpenVINO lays planes out once for all who use them. Convolutions want another
+                # layout than the rest, so that each of the two kinds gets planes of its own.
+                beside = columns > 1 and place.get_node().get_type_name() != "Convolution"
+                place.replace_source_output((transposed if beside else planes).output(0))
         parameters.append(parameter)
     for result in model.get_results():
         name, value = result.output(0).any_name, result.input_value(0)

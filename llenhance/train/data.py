@@ -183,19 +183,15 @@ def in_shade(
     return high * light, high * np.cbrt(light)
 
 
-def underexpose(
-    high: NDArray[np.float32],
-    rng: np.random.Generator,
-    gains: tuple[float, float] = (0.03, 0.25),
-) -> NDArray[np.float32]:
+def underexpose(high: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """A made dark picture that looks like a short exposure, from a normal one (H, W, 3).
 
     Light above 1 in ``high`` is what a longer exposure clips and this one may not.
 
-    A nearly linear gain within ``gains``, a mild gamma, a slight colour cast, noise that grows with
+    A nearly linear gain of 0.03 to 0.25, a mild gamma, a slight colour cast, noise that grows with
     the signal, and 8-bit quantisation: what real pairs of short and long exposures show.
     """
-    gain = np.exp(rng.uniform(*np.log(gains)))
+    gain = np.exp(rng.uniform(np.log(0.03), np.log(0.25)))
     gamma = rng.uniform(0.9, 1.5)
     cast = rng.uniform(0.9, 1.1, 3).astype(np.float32)
     low = gain * cast * high ** np.float32(gamma)

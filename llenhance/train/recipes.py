@@ -113,15 +113,13 @@ def _made_pair(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
 
 
 def _pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high): eleven in sixteen real, three made dark from a normal picture, one mildly dark,
-    one bright.
+    """(low, high): eleven in sixteen real, four made from a normal picture, one bright.
 
     A third of the real ones are shown at another exposure: how light the high one is must be
     decided by what is seen, not by how dark the low one is.
 
     A bright input is a normal picture with at most a third of its light gone: it must come back
-    nearly unchanged. The mildly dark ones lie between: without them a network with a small view
-    takes dusk for night, and makes haze of it.
+    nearly unchanged.
     """
     kind = rng.random()
     if kind < 11 / 16 or not data.normal:
@@ -133,10 +131,8 @@ def _pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray,
     source = int(rng.integers(len(data.normal) + len(data.pairs)))
     extra = source - len(data.normal)
     (high,) = cut([data.pairs[extra].high if extra >= 0 else data.normal[source]], view, rng)
-    if kind < 14 / 16:
-        return _made_pair(high, rng)
     if kind < 15 / 16:
-        return underexpose(high, rng, (0.25, 0.67)), high
+        return _made_pair(high, rng)
     low = high * np.float32(rng.uniform(0.67, 1))
     return np.round(low * 255).astype(np.float32) / np.float32(255), high
 
