@@ -164,6 +164,8 @@ def check(source: Path | None, target: Path | None, choice: Choice) -> None:
         videos.check_raw(raw)
     if choice.frame_rate is not None:
         frame_rate(choice.frame_rate)
+    if choice.end is not None and choice.end <= (choice.start or 0):
+        raise Refusal("--end lies before --start")
     if choice.frame_rate is not None and not pictures:
         raise Refusal("--frame-rate goes with numbered pictures, such as frames_%05d.png")
     if raw is not None and source is not None and target is not None:

@@ -461,6 +461,15 @@ def test_strip_and_provenance_of_videos(tmp_path: Path, suffix: str, pieces: int
 # --- before the first frame -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("start", [None, 2.0, 1.0])
+def test_an_end_before_the_start_is_refused(tmp_path: Path, start: float | None) -> None:
+    job = Job(tmp_path / "in.mp4", tmp_path / "out.mp4", "video", "lightweight")
+    with pytest.raises(Refusal, match="--end lies before --start"):
+        footage.check(
+            [job], {"lightweight": 1}, footage.Choice(start=start, end=1.0 if start else 0)
+        )
+
+
 def test_too_little_room_is_refused_before_the_first_frame(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
