@@ -344,6 +344,24 @@ def test_wrong_training_requests_are_refused_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "words"), [("run", "is not a folder"), ("run/log.csv", "is over")]
+)
+def test_what_is_there_is_not_trained_over(folder, tmp_path, name, words):
+    there = tmp_path / name
+    there.parent.mkdir(exist_ok=True)
+    there.write_text("mine")
+    result = subprocess.run(
+        command(folder, tmp_path / "run", "--steps", "2"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert words in result.stderr
+    assert there.read_text() == "mine"
+
+
 def test_a_folder_without_pairs_is_refused(tmp_path):
     save(tmp_path / "low" / "a.png", np.zeros((4, 4, 3), np.uint8))
     save(tmp_path / "high" / "b.png", np.zeros((4, 4, 3), np.uint8))

@@ -139,7 +139,7 @@ def train(
         raise Refusal(f"{folder} holds a run: --resume goes on with it")
     if not resume and (folder / "log.csv").exists():
         raise Refusal(f"{folder} holds a run that is over: give another folder")
-    files.make_folder(folder)
+    files.check_writable(folder)
     row = METHODS[method]
 
     import torch
