@@ -230,7 +230,7 @@ def enhance(
     )
     _check_compare(planned, compare, reference, on_exists)
     _check_report(planned, batch.report)
-    if video["preview"] and not any(job.kind == "video" for job in planned.jobs):
+    if video["preview"] and any(job.kind != "video" for job in planned.jobs):
         raise Refusal("--preview takes videos")
     printed = [j for j in planned.jobs if j.target is None and not j.to_window]
     if printed and sys.stdout.isatty():

@@ -187,12 +187,15 @@ def _enlarged(
 
 
 def _as(plane: Array, dtype: np.dtype[Any]) -> Array:
-    """A plane of [0, 1] as ``dtype``; what lies beyond is clipped."""
+    """A plane (H, W) of float32 as ``dtype``, clipped to [0, 1] and rounded.
+
+    In one pass over memory where ``pixels.from_float``, which minds NaN too, takes several.
+    """
     if dtype == np.float32:
         return np.clip(plane, 0, 1, out=plane)
-    white, depth = (255.0, cv2.CV_8U) if dtype == np.uint8 else (65535.0, cv2.CV_16U)
-    scaled = cv2.multiply(plane, white, dtype=depth)  # type: ignore[call-overload]
-    return np.asarray(scaled)  # clipped and rounded
+    depth = cv2.CV_8U if dtype == np.uint8 else cv2.CV_16U
+    scaled = cv2.multiply(plane, float(pixels.WHITE[dtype]), dtype=depth)  # type: ignore[call-overload]
+    return np.asarray(scaled)
 
 
 def _rows(original: Array, first: int, last: int, scale: int) -> NDArray[np.float32]:

@@ -66,8 +66,6 @@ def check(
     """
     needed: dict[int, int] = {}  # bytes on each disk
     for job in jobs:
-        if choice.preview and job.kind != "video":
-            raise Refusal("--preview takes videos")
         if job.kind != "video" or job.skip:
             continue
         ends.check(job.source, job.target, choice)

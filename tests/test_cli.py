@@ -220,8 +220,11 @@ def test_numbers_that_are_none_are_refused(photo):
 
 
 def test_a_preview_is_of_videos(photo, tmp_path):
-    assert "--preview takes videos" in refused(photo, *FAST, "--preview", cwd=tmp_path)
-    assert everything(tmp_path) == ["photo.jpg"]
+    (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypisom")  # a video by its first bytes
+    for inputs in ((photo,), (photo, tmp_path / "clip.mp4")):
+        text = refused(*inputs, *FAST, "-o", "out/", "--preview", cwd=tmp_path)
+        assert "--preview takes videos" in text
+    assert everything(tmp_path) == ["clip.mp4", "photo.jpg"]
 
 
 def test_a_checkpoint_is_no_weights(photo, tmp_path):

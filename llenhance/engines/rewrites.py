@@ -1,7 +1,7 @@
 """What a graph for one size of picture computes can be said with less work than in the file.
 
 The file's graphs serve every size, whole pictures and tiles. OpenVINO makes none of these changes
-by itself. Each changes a model in place and changes what it computes by rounding alone.
+by itself. What a model computes is changed by rounding alone.
 """
 
 from __future__ import annotations
