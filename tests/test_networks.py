@@ -12,7 +12,7 @@ from llenhance.methods import METHODS
 from llenhance.networks.dln import DLN, Darken, Lighten
 from llenhance.networks.enlightengan import Discriminator, EnlightenGAN
 from llenhance.networks.lightweight import Auxiliary, Lightweight
-from llenhance.networks.neid import NEID, Decoder, halve
+from llenhance.networks.neid import NEID, Decoder, halve, lost
 from llenhance.networks.residual import Residual, darken
 
 
@@ -209,6 +209,19 @@ def test_neid_feature_fusion_is_live():
 def test_neid_ships_without_the_recovery_decoder():
     names = {name.split(".")[0] for name in NEID(8).state_dict()}
     assert names == {"encoder", "detail", "fusion", "decoder"}
+
+
+@torch.no_grad()
+def test_neid_gives_back_what_halving_took():
+    network = loud(NEID(8))
+    image = dark(1, 3, 64, 64)
+    small = halve(image)
+    enhanced = network.predict(small)[0]
+    torch.testing.assert_close(network(image), (enhanced + lost(image, small)).clamp(0, 1))
+    assert lost(image, small).abs().max() > 0.01
+    torch.testing.assert_close(network(image, scale=2), network.predict(image)[0].clamp(0, 1))
+    flat = torch.full((1, 3, 64, 64), 0.3)
+    torch.testing.assert_close(lost(flat, halve(flat)), torch.zeros_like(flat), atol=1e-6, rtol=0)
 
 
 @torch.no_grad()

@@ -32,6 +32,14 @@ def halve(x: Tensor) -> Tensor:
     return F.conv2d(x, row, stride=(1, 2), groups=channels)
 
 
+def lost(x: Tensor, small: Tensor) -> Tensor:
+    """What halving took from the picture: ``x``, (N, C, 2H, 2W), less ``small`` enlarged again.
+
+    The band of a Laplacian pyramid (Burt, Adelson 1983).
+    """
+    return x - F.interpolate(small, scale_factor=2, mode="bilinear")
+
+
 def initialise(module: nn.Module) -> None:
     """Kaiming's scale for LeakyReLU. The paper's N(0, 0.02) shrinks the signal at every layer."""
     for part in module.modules():
@@ -118,9 +126,9 @@ class Fusion(nn.Module):
 class NEID(nn.Module):
     """``forward(x, scale)``: (N, 3, H, W) RGB in [0, 1] -> (N, 3, scale*H, scale*W) in [0, 1].
 
-    scale 1 (the default, as the paper tests) first reduces the picture by two; scale 2 enlarges
-    it. H and W are multiples of 32 at scale 1 and of 16 at scale 2. The fusion weights see the
-    whole picture.
+    scale 1 (the default, as the paper tests) first reduces the picture by two, and adds what that
+    took from it to the result, which is ours; scale 2 enlarges it. H and W are multiples of 32 at
+    scale 1 and of 16 at scale 2. The fusion weights see the whole picture.
     """
 
     def __init__(self, base: int = 32) -> None:
@@ -150,4 +158,6 @@ class NEID(nn.Module):
     def forward(self, x: Tensor, scale: int = 1, means: Means | None = None) -> Tensor:
         if means is not None:  # taken at the bottleneck, one pixel of which is so many of x
             means.reduce(32 if scale == 1 else 16)
-        return self.predict(halve(x) if scale == 1 else x, means)[0].clamp(0, 1)
+        small = halve(x) if scale == 1 else x
+        enhanced = self.predict(small, means)[0]
+        return (enhanced + lost(x, small) if scale == 1 else enhanced).clamp(0, 1)

@@ -23,7 +23,7 @@ from ..errors import Refusal
 from ..networks.dln import DLN
 from ..networks.enlightengan import Discriminator, EnlightenGAN
 from ..networks.lightweight import Lightweight
-from ..networks.neid import NEID, Decoder, halve
+from ..networks.neid import NEID, Decoder, halve, lost
 from ..networks.residual import Residual, darken
 from . import losses, schedules
 from .data import (
@@ -285,12 +285,13 @@ def residual_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
 def neid_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
     small = losses.in_full_precision(halve)(batch["low"])
     output, detail, skips = modules["network"].predict(small)
+    output = output.float() + lost(batch["low"], small)
     terms = fidelity(output, batch["high"])
     if "dr" not in off:
         recovered = modules["dr_decoder"](detail, skips).float()
         terms["detail"] = 0.1 * F.mse_loss(recovered, batch["low"])
     if "color" not in off:
-        terms["colour"] = 0.03 * losses.colour(output.float(), batch["high"])
+        terms["colour"] = 0.03 * losses.colour(output, batch["high"])
     return terms
 
 
