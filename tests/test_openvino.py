@@ -211,6 +211,25 @@ def test_a_graph_for_one_size_copies_nothing_together_and_needs_no_window(rng, m
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_bands_are_exact(dtype, rng, monkeypatch):
+    peak = 1 if dtype == np.float32 else np.iinfo(dtype).max
+    frames = np.stack([dark_scene(1200, 24, rng), dark_scene(1200, 24, rng)])
+    frames = (frames / 255 * peak).astype(dtype)
+    monkeypatch.setattr(engine, "CACHED", 1 << 40)
+    whole = opened("lightweight", precision="fp32").engine
+    assert whole._bands(1200, 24).whole
+    expected = whole.run(frames, 1, {})[0]
+    monkeypatch.setattr(engine, "CACHED", 400 * 24 * 165)
+    banded = opened("lightweight", precision="fp32").engine
+    assert banded._bands(1200, 24).down > 2
+    assert banded._bands(40, 10_000).whole, "its margins would cost too much"
+    found = banded.run(frames, 1, {})[0]
+    assert found.dtype == dtype
+    assert not np.array_equal(found[0], found[1])
+    assert np.abs(found.astype(np.float64) - expected).max() <= 1e-5 * peak
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("width", [4, 8, 100, 101, 102])
 def test_folded_columns_are_exact(width, dtype, rng, monkeypatch):
     """lightweight's graph for a width that is a multiple of four has columns as channels."""

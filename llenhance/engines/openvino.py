@@ -11,6 +11,7 @@ import functools
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from ..checkpoints import Weights
 from ..errors import DeviceError, WeightsError
 from ..methods import Method
+from ..tiling import Grid
 from .columns import fold, foldable
 from .onnx import feed_means
 from .rewrites import settle_means, take_apart, with_pixels
@@ -27,6 +29,9 @@ from .rewrites import settle_means, take_apart, with_pixels
 TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # our names of precisions -> OpenVINO's
 SIZED = 1 << 24  # bytes of working memory from which on a size gets a graph of its own
 KEPT = 1 << 29  # bytes of working memory that such graphs may hold together
+CACHED = 1 << 27  # bytes of working memory of which what is in use at once fits in a cache
+LIGHT = 10_000  # parameters up to which a network waits for the memory more than it computes
+WORTH = 1.06  # times the work that the margins of bands may cost for that
 
 
 def module() -> Any:
@@ -150,8 +155,18 @@ class OpenVinoEngine:
             window = np.ones((len(batch), 1, *batch.shape[1:3]), np.float32)
             feeds |= feed_means(self.method, window, means, known or 0)
         wanted = ("enhanced", *self.method.maps) if maps else ("enhanced",)
-        feeds["x"] = _pixels(batch)
-        enhanced, *rest = self._infer(_Graph(scale, wanted, _packed(batch)), feeds, known, again)
+        graph = _Graph(scale, wanted, _packed(batch))
+        pixels = _pixels(batch)
+        bands = self._bands(*pixels.shape[1:3])
+        if bands.whole or maps:
+            enhanced, *rest = self._infer(graph, feeds | {"x": pixels}, known, again)
+        else:
+            enhanced, rest = np.empty_like(pixels), []
+            for number in range(len(pixels)):
+                for band in bands.tiles():
+                    feeds["x"] = pixels[number : number + 1, band.outer[0]]
+                    found = self._infer(graph, feeds, known, True)[0]
+                    enhanced[number, band.inner[0]] = found[0, band.crop[0]]
         if enhanced.dtype != batch.dtype:  # of 16 bits
             enhanced = np.rint(enhanced * np.float32(65535)).astype(batch.dtype)
         return [enhanced, *(np.ascontiguousarray(p.transpose(0, 2, 3, 1)) for p in rest)]
@@ -193,6 +208,20 @@ class OpenVinoEngine:
                     raise MemoryError(f"OpenVINO: {_reason(error)}") from None
                 raise
             return list(found.values())
+
+    def _bands(self, height: int, width: int) -> Grid:
+        """Bands of rows for a light network: of a few rows, what a layer writes is still in the
+        cache when the next one reads it. Only where the rows between bands, which are computed
+        twice, cost little; else one band."""
+        method = self.method
+        whole = bands = Grid(height, width, 1, 1, method.receptive_radius, method.multiple_of)
+        if method.parameters > LIGHT or method.means:  # means are of the whole picture
+            return whole
+        while bands.pixels * method.bytes_per_pixel(self.name, self.precision) > CACHED:
+            bands = replace(bands, down=bands.down + 1)
+            if bands.work > WORTH:
+                return whole
+        return bands
 
     def _request(
         self, graph: _Graph, feeds: dict[str, NDArray[Any]], known: int | None, again: bool
