@@ -264,22 +264,24 @@ def draw_unpaired(data: Data, view: View, rng: np.random.Generator) -> Batch:
 # --- what is compared -----------------------------------------------------------------------------
 
 
-def fidelity(output: Tensor, high: Tensor) -> Losses:
+def fidelity(output: Tensor, high: Tensor, structure: float = 0.25, tint: float = 1.0) -> Losses:
     """Pixels, structure, exposure and colour: what PSNR, SSIM and the eye ask for.
 
     The mean error alone leaves what is uncertain grey; the angle between colours does not.
+    ``structure`` and ``tint`` are the weights of two of the terms.
     """
     output = output.float()
     return {
         "pixels": losses.charbonnier(output, high),
-        "structure": 0.25 * (1 - losses.ssim(output, high)),
+        "structure": structure * (1 - losses.ssim(output, high)),
         "tone": 0.5 * losses.tone(output, high),
-        "tint": losses.colour_angle(output, high, 4),
+        "tint": tint * losses.colour_angle(output, high, 4),
     }
 
 
 def dln_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
-    return fidelity(modules["network"].predict(batch["low"]), batch["high"])
+    output = modules["network"].predict(batch["low"])
+    return fidelity(output, batch["high"], structure=0.5, tint=3)
 
 
 def lightweight_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
@@ -288,8 +290,7 @@ def lightweight_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
 
 def residual_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
     output, difference = modules["network"].predict(batch["low"], batch["alpha"])
-    terms = fidelity(output, batch["high"])
-    terms["tint"] = 3 * terms["tint"]  # without a look at the whole, colours end up pale
+    terms = fidelity(output, batch["high"], tint=3)  # or its colours end up pale
     if "auxiliary" not in off:
         error = (difference.float() - batch["difference"]).abs().mean((1, 2, 3), keepdim=True)
         terms["difference"] = 0.2 * error.mean()
@@ -313,9 +314,18 @@ def _patches(x: Tensor, corners: list[list[int]], size: int = 32) -> Tensor:
     return torch.cat([x[:, :, top : top + size, left : left + size] for top, left in corners])
 
 
-def adversarial(modules: Modules, batch: Batch, off: Off) -> tuple[Tensor, Losses]:
-    """(the generator's picture, what the discriminators say to it), for the generator."""
-    fake = modules["network"].predict(batch["input"])
+def adversarial(
+    modules: Modules, batch: Batch, off: Off, normal_too: bool = False
+) -> tuple[Tensor, Losses]:
+    """(the generator's picture, what the discriminators say to it), for the generator.
+
+    ``normal_too``: a normal picture is among what it is given, and has to come back as it was.
+    """
+    given = batch["input"]
+    normal = batch["normal"][: int(normal_too)] * (1 - torch.rand((), device=given.device) / 3)
+    fake, kept = (
+        modules["network"].predict(torch.cat((given, normal))).split([len(given), len(normal)])
+    )
     batch["fake"] = fake.detach()
     fake = fake.float()
     signed_fake, signed_real = 2 * fake - 1, 2 * batch["normal"] - 1
@@ -325,6 +335,8 @@ def adversarial(modules: Modules, batch: Batch, off: Off) -> tuple[Tensor, Losse
     if "local" not in off:
         local = modules["local"](_patches(signed_fake, batch["corners"].tolist())).float()
         terms["local"] = (local - 1).square().mean()
+    if normal_too:
+        terms["unchanged"] = 2 * losses.charbonnier(kept.float(), normal)
     return fake, terms
 
 
@@ -342,7 +354,7 @@ def preserved_locally(modules: Modules, batch: Batch, fake: Tensor) -> Tensor:
 
 
 def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
-    fake, terms = adversarial(modules, batch, off)
+    fake, terms = adversarial(modules, batch, off, normal_too=True)
     if "sfp" in off:
         return terms
     # The fixed features are weaker than VGG's, so they weigh more; and since they see luma
@@ -353,7 +365,7 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
     return terms | {
         "features": share * preserved(modules, batch, fake),
         "colours": 10 * losses.colour_angle(fake, batch["low"]),
-        "black": 2 * losses.colour_of_black(fake, batch["input"]),
+        "black": 6 * losses.colour_of_black(fake, batch["input"]),
         "features_local": share * preserved_locally(modules, batch, fake),
     }
 
@@ -439,13 +451,14 @@ RECIPES = {
         build=lambda _off: {"network": DLN()},
         draw=draw_pairs,
         phases=(Phase(("network",), dln_losses),),
-        # Colour and exposure are learned from many small steps: hence the smallest views.
+        # Colour and exposure are learned from many small steps: hence the smallest views. Edges of
+        # views are seen as edges of pictures are, and gates see other means: hence the largest.
         views=(
-            View(64, 96, 4, reduce=6, share=0.3),
-            View(64, 64, 4, reduce=2, share=0.2),
+            View(64, 96, 4, reduce=6, share=0.25),
+            View(64, 64, 4, reduce=2, share=0.15),
             View(128, 192, 1, reduce=3, share=0.2),
-            View(192, 288, 1, reduce=2, share=0.15),
-            View(160, 160, 1, reduce=1, share=0.15),
+            View(192, 288, 1, reduce=2, share=0.2),
+            View(384, 576, 1, reduce=1, share=0.2),
         ),
         rate=4e-4,
     ),
