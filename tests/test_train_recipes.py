@@ -196,25 +196,11 @@ def test_neid_compares_what_the_paper_does(data):
 def test_enlightengan_weighs_all_alike(data):
     torch.manual_seed(0)
     modules, batch = PAPER["enlightengan"].build(NONE), batch_of(PAPER["enlightengan"], data)
-    modules["network"].eval()  # or the normal picture among ours would count in the statistics
     ours = recipes.enlightengan_generator(modules | BANK, dict(batch), NONE)
     terms = paper.enlightengan_generator(modules | BANK, batch, NONE)
     assert set(terms) == {"global", "local", "features", "features_local"}
     assert terms["features"].item() == pytest.approx(ours["features"].item() / 3, rel=0.05)
     assert len(batch["corners"]) == 6
-
-
-def test_enlightengan_gives_a_normal_picture_back(data):
-    recipe = RECIPES["enlightengan"]
-    modules, batch = recipe.build(NONE), batch_of(recipe, data)
-    tail = modules["network"].tail
-    torch.nn.init.zeros_(tail.weight)
-    torch.nn.init.zeros_(tail.bias)  # the picture as it was
-    before = recipes.enlightengan_generator(modules | BANK, batch, NONE)["unchanged"]
-    assert before.item() == pytest.approx(2 * 1e-3)
-    torch.nn.init.constant_(tail.bias, 0.5)
-    after = recipes.enlightengan_generator(modules | BANK, batch, NONE)["unchanged"]
-    assert after.item() > 0.05
 
 
 # --- ideas left out -------------------------------------------------------------------------------

@@ -314,18 +314,9 @@ def _patches(x: Tensor, corners: list[list[int]], size: int = 32) -> Tensor:
     return torch.cat([x[:, :, top : top + size, left : left + size] for top, left in corners])
 
 
-def adversarial(
-    modules: Modules, batch: Batch, off: Off, normal_too: bool = False
-) -> tuple[Tensor, Losses]:
-    """(the generator's picture, what the discriminators say to it), for the generator.
-
-    ``normal_too``: a normal picture is among what it is given, and has to come back as it was.
-    """
-    given = batch["input"]
-    normal = batch["normal"][: int(normal_too)] * (1 - torch.rand((), device=given.device) / 3)
-    fake, kept = (
-        modules["network"].predict(torch.cat((given, normal))).split([len(given), len(normal)])
-    )
+def adversarial(modules: Modules, batch: Batch, off: Off) -> tuple[Tensor, Losses]:
+    """(the generator's picture, what the discriminators say to it), for the generator."""
+    fake = modules["network"].predict(batch["input"])
     batch["fake"] = fake.detach()
     fake = fake.float()
     signed_fake, signed_real = 2 * fake - 1, 2 * batch["normal"] - 1
@@ -335,8 +326,6 @@ def adversarial(
     if "local" not in off:
         local = modules["local"](_patches(signed_fake, batch["corners"].tolist())).float()
         terms["local"] = (local - 1).square().mean()
-    if normal_too:
-        terms["unchanged"] = 2 * losses.charbonnier(kept.float(), normal)
     return fake, terms
 
 
@@ -354,7 +343,7 @@ def preserved_locally(modules: Modules, batch: Batch, fake: Tensor) -> Tensor:
 
 
 def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
-    fake, terms = adversarial(modules, batch, off, normal_too=True)
+    fake, terms = adversarial(modules, batch, off)
     if "sfp" in off:
         return terms
     # The fixed features are weaker than VGG's, so they weigh more; and since they see luma
@@ -365,7 +354,7 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
     return terms | {
         "features": share * preserved(modules, batch, fake),
         "colours": 10 * losses.colour_angle(fake, batch["low"]),
-        "black": 6 * losses.colour_of_black(fake, batch["input"]),
+        "black": 2 * losses.colour_of_black(fake, batch["input"]),
         "features_local": share * preserved_locally(modules, batch, fake),
     }
 
