@@ -923,7 +923,8 @@ def test_a_real_network_in_batches_gives_the_frames_to_the_level(tmp_path, opene
         do(source, many, None, together, **choices)
         for a, b in zip(frames_of(one, True)[1], frames_of(many, True)[1], strict=True):
             difference = np.abs(a.astype(int) - b)
-            assert difference.max() <= 1
+            # Evening multiplies what was rounded, and so the one level that rounding may differ by.
+            assert difference.max() <= (1 if stabilize == "off" else 2)
             assert (difference > 0).mean() < 0.001
 
 
