@@ -190,6 +190,7 @@ def enhance(
     if as_json and (output == "-" or (output is None and "-" in inputs)):
         raise Refusal("--json and a picture cannot share standard output")
 
+    from .engines import device_list
     from .jobs import Batch, Loading, Settings, check_videos
     from .plan import plan
 
@@ -239,6 +240,7 @@ def enhance(
         raise Refusal("--timeout goes with files, not with standard input")
     todo = Batch([job for job in planned.jobs if not job.skip], loading, settings, video)
     if dry_run:
+        device_list(device)
         check_videos(todo.jobs, settings, video)
         _print_plan(planned, as_json)
         raise click.exceptions.Exit(FAILED if planned.failures else 0)

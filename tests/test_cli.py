@@ -312,7 +312,13 @@ def test_a_target_below_a_file(photo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--device", "cuda"), ("--device", "cuda:7"), ("--device", "tpu")]
+    "arguments",
+    [
+        ("--device", "cuda"),
+        ("--device", "cuda", "--dry-run"),
+        ("--device", "cuda:7"),
+        ("--device", "tpu"),
+    ],
 )
 def test_a_device_that_is_not_there(tree, tmp_path, arguments):
     if "cuda" in arguments and Path("/dev/nvidia0").exists():

@@ -121,16 +121,16 @@ def open_engine(
 
 
 def device_list(devices: str) -> list[str]:
-    """The devices of "cuda:0,cuda:1"; of a single name, that one, unchecked until it is opened.
+    """The devices of "cuda:0,cuda:1", or the single one; auto stays auto.
 
-    Raises DeviceError for a list with anything but different NVIDIA GPUs that are there.
+    Raises DeviceError for a device that is not there, and for a list with anything but different
+    NVIDIA GPUs.
     """
     names = [name.strip() for name in devices.split(",")]
-    if len(names) == 1:
-        return names
     for name in names:
-        _check_device_name(name)
-        if not name.startswith("cuda"):
+        if names != ["auto"]:
+            _check_device_name(name)
+        if len(names) > 1 and not name.startswith("cuda"):
             raise DeviceError(f"devices {devices}: several are NVIDIA GPUs, and {name} is none")
     if len({int(name.partition(":")[2] or 0) for name in names}) < len(names):
         raise DeviceError(f"devices {devices}: one of them is there twice")

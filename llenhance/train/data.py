@@ -150,23 +150,28 @@ def stack(crops: list[NDArray[np.float32]]) -> NDArray[np.float32]:
 
 
 def with_lamps(high: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """One to three lamps in a picture (H, W, 3) in [0, 1]: discs of 4 to 60 times white, glowing.
+    """One to three lamps and windows in a picture (H, W, 3) in [0, 1], glowing.
 
-    The result goes far above 1, so that a short exposure of it still shows them white. Without
-    lamps in the made pictures, networks learn to draw dark rings around the real ones.
+    Discs and rectangles of 1.5 to 60 times white, with edges from soft to sharp. The result goes
+    far above 1, so that a short exposure of it still shows them bright. Without them in the made
+    pictures, networks learn to draw rings around the real ones.
     """
     height, width = high.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float32)
     scene = high.copy()
     for _ in range(rng.integers(1, 4)):
-        radius = max(1.0, rng.uniform(0.01, 0.08) * min(height, width))
-        top, left = rng.uniform(0, height), rng.uniform(0, width)
-        distance = np.hypot(y - np.float32(top), x - np.float32(left)) / np.float32(radius)
-        disc = 1 / (1 + np.exp(np.minimum(8 * (distance - 1), 60)))
-        glow = np.float32(rng.uniform(0.003, 0.03)) / (1 + distance**2)
+        radius = max(1.0, np.exp(rng.uniform(np.log(0.01), np.log(0.15))) * min(height, width))
+        stretch = np.exp(rng.uniform(-0.6, 0.6))
+        dy = (y - np.float32(rng.uniform(0, height))) / np.float32(radius * stretch)
+        dx = (x - np.float32(rng.uniform(0, width))) / np.float32(radius / stretch)
+        distance = np.hypot(dy, dx)
+        shape = distance if rng.random() < 0.5 else np.maximum(np.abs(dy), np.abs(dx))
+        sharpness = np.float32(np.exp(rng.uniform(np.log(8), np.log(4 * max(radius, 2)))))
+        lamp = 1 / (1 + np.exp(np.minimum(sharpness * (shape - 1), 60)))
+        glow = np.float32(np.exp(rng.uniform(np.log(5e-4), np.log(0.03)))) / (1 + distance**2)
         warm = 1 - rng.uniform(0, 0.5) * np.array([0, 0.4, 1], np.float32)
-        peak = np.float32(np.exp(rng.uniform(np.log(4), np.log(60))))
-        scene += (peak * (disc + glow))[..., None] * warm.astype(np.float32)
+        peak = np.float32(np.exp(rng.uniform(np.log(1.5), np.log(60))))
+        scene += (peak * (lamp + glow))[..., None] * warm.astype(np.float32)
     return scene
 
 

@@ -112,17 +112,19 @@ def _made_pair(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
     return low, np.minimum(wanted, np.float32(1))
 
 
-def _pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high): eleven in sixteen real, four made from a normal picture, one bright.
+def _pair(
+    data: Data, view: View, rng: np.random.Generator, bright: float = 1 / 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high): a ``bright`` input, or of the rest eleven in fifteen real, four made.
 
     A third of the real ones are shown at another exposure: how light the high one is must be
-    decided by what is seen, not by how dark the low one is.
+    decided by what is seen, not by how dark the low one is. Made pairs are of normal pictures.
 
     A bright input is a normal picture with at most a third of its light gone: it must come back
     nearly unchanged.
     """
     kind = rng.random()
-    if kind < 11 / 16 or not data.normal:
+    if kind < (1 - bright) * 11 / 15 or not data.normal:
         shares = np.asarray(data.shares) / sum(data.shares)
         pair = data.pairs[rng.choice(len(shares), p=shares)]
         low, high = cut([pair.low, pair.high], view, rng)
@@ -131,7 +133,7 @@ def _pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray,
     source = int(rng.integers(len(data.normal) + len(data.pairs)))
     extra = source - len(data.normal)
     (high,) = cut([data.pairs[extra].high if extra >= 0 else data.normal[source]], view, rng)
-    if kind < 15 / 16:
+    if kind < 1 - bright:
         return _made_pair(high, rng)
     low = high * np.float32(rng.uniform(0.67, 1))
     return np.round(low * 255).astype(np.float32) / np.float32(255), high
