@@ -154,6 +154,17 @@ def test_lightweight_only_brightens():
     assert (network(s) >= s).all()
 
 
+@torch.no_grad()
+def test_lightweight_starts_with_every_channel_alive_on_dark_pictures():
+    for seed in range(5):
+        torch.manual_seed(seed)
+        network, s = Lightweight().eval(), dark(1, 3, 32, 32)
+        features = network.extract(s)
+        before = torch.relu(network.in_conv(torch.cat((features, s), 1)))
+        for channels in (features, before, network.illuminate(features, s)):
+            assert (channels.std((0, 2, 3)) > 0).all()
+
+
 # --- residual -------------------------------------------------------------------------------------
 
 

@@ -229,6 +229,21 @@ def test_colour_angle_is_blind_to_exposure_and_sees_tint():
     assert losses.colour_angle(x, tinted) > 0.01
 
 
+def test_flatness_asks_a_tone_curve_to_rise():
+    class Curve(torch.nn.Module):
+        def __init__(self, exponent):
+            super().__init__()
+            self.exponent = torch.nn.Parameter(torch.tensor(exponent))
+
+        def forward(self, x):
+            return 0.5 * x**self.exponent
+
+    assert losses.flatness(Curve(1.0)) == 0
+    assert losses.flatness(Curve(0.3)) < 1e-6
+    assert abs(losses.flatness(Curve(0.0), least=0.25).item() - 0.25 * np.log(200)) < 1e-3
+    assert losses.flatness(Curve(-0.2)) > losses.flatness(Curve(0.1)) > 0
+
+
 def test_adversarial_losses_pull_the_right_way():
     real, fake = torch.tensor([1.0, 1.2]), torch.tensor([-1.0, -0.8])
     good = losses.relativistic_discriminator(real, fake)

@@ -52,22 +52,25 @@ class Lightweight(nn.Module):
         self._wake()
 
     def _wake(self) -> None:
-        """Start with every channel alive on dark input.
+        """Start as a curve that rises with the light around a pixel, every channel alive.
 
-        torch's own biases are as large as dark pixels are bright: they leave a third of the ReLUs
-        at zero for ever, and of so few channels none is to spare.
+        From random kernels ReLUs die within a few steps, and of so few channels none is to spare:
+        a network without them adds one number to every pixel. So the extractor starts as averages
+        of mixed colours, which are positive, and each channel behind it as one colour of S.
         """
-        kernels = [m for m in self.modules() if isinstance(m, nn.Conv2d)]
-        for conv in kernels:
-            assert conv.bias is not None
-            nn.init.kaiming_normal_(conv.weight)
-            nn.init.constant_(conv.bias, 0.1)
-            if conv.kernel_size == (1, 1):  # mixes of the colours, all of them positive
-                conv.weight.data.abs_()
-                nn.init.zeros_(conv.bias)
-        # The last one starts at an illumination of 0.12: eight times the light.
-        nn.init.constant_(self.out_conv.bias, -2.0)  # type: ignore[arg-type]
-        nn.init.normal_(self.out_conv.weight, 0, 0.1)
+        eye = torch.eye(3)
+        for average in self.branches.modules():
+            if isinstance(average, nn.Conv2d):
+                nn.init.uniform_(average.weight, 0, 2 / average.weight[0].numel())
+                nn.init.zeros_(average.bias)  # type: ignore[arg-type]
+        for conv, gain, bias in (
+            (self.in_conv, 2.0, 0.05),
+            (self.conv, 1.0, -0.3),
+            (self.out_conv, 3.0, -3.0),  # an illumination of 0.05 to 0.5 in the light
+        ):
+            nn.init.normal_(conv.weight, 0, 0.05)
+            conv.weight.data[:, -3:, 1, 1] += gain * eye
+            nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
 
     def extract(self, s: Tensor) -> Tensor:
         """F: (N, 16, H, W), the four dilated branches side by side."""

@@ -1,5 +1,6 @@
 """Loss terms on (N, 3, H, W) pictures in [0, 1]; each returns a scalar tensor."""
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -79,6 +80,22 @@ def colour_of_black(output: Tensor, given: Tensor, size: int = 8) -> Tensor:
     """
     block, dark = (F.avg_pool2d(x, size) for x in (output, given))
     return ((block.amax(1) - block.amin(1)) * torch.exp(-dark.mean(1) / 0.01)).mean()
+
+
+def flatness(network: nn.Module, least: float = 0.25, levels: int = 41, size: int = 17) -> Tensor:
+    """How far a network's tone curve is from rising everywhere, in logarithms.
+
+    It is shown flat size x size patches of one random tint, from 0.005 to 1; where one comes back
+    less than ``least`` times as much lighter as it is than the one before, what lacks is summed.
+    A network that sees little of a picture otherwise makes all of it equally light, and what is
+    bright in a dark picture darker than what is dim.
+    """
+    tint = 1 - 0.3 * torch.rand(1, 3)
+    level = torch.exp(torch.linspace(math.log(0.005), 0, levels))
+    given = (level[:, None] * tint / tint.max()).to(next(network.parameters()))
+    patches = given[:, :, None, None].expand(-1, -1, size, size)
+    output = network(patches)[:, :, size // 2, size // 2].clamp_min(1e-4)
+    return (least * given.log().diff(dim=0) - output.log().diff(dim=0)).relu().sum(0).mean()
 
 
 def total_variation(x: Tensor) -> Tensor:

@@ -145,6 +145,12 @@ def draw_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
     return {"low": to_tensor(list(lows)), "high": to_tensor(list(highs))}
 
 
+def draw_any_light(data: Data, view: View, rng: np.random.Generator) -> Batch:
+    """As draw_pairs, a sixth of them bright."""
+    lows, highs = zip(*(_pair(data, view, rng, 1 / 6) for _ in range(view.batch)), strict=True)
+    return {"low": to_tensor(list(lows)), "high": to_tensor(list(highs))}
+
+
 def _modelled(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float, np.ndarray]:
     """(low, alpha, I_D) by the residual paper's model, from a normal picture (H, W, 3).
 
@@ -239,7 +245,11 @@ def halves(data: Data) -> tuple[list[Picture], list[Picture], list[float], list[
 
 
 def draw_unpaired(data: Data, view: View, rng: np.random.Generator) -> Batch:
-    """``low`` and ``normal`` of different scenes; ``input`` is low, half the time 2-4x darker."""
+    """``low`` and ``normal`` of different scenes; ``input`` is low, half the time 2-4x darker.
+
+    A third of each have lamps: else what is dark beside a lamp passes for a normal picture, which
+    the network is to leave as it is.
+    """
     lows, normals, low_shares, normal_shares = halves(data)
     low_p = np.asarray(low_shares) / sum(low_shares)
     normal_p = np.asarray(normal_shares) / sum(normal_shares)
@@ -247,6 +257,11 @@ def draw_unpaired(data: Data, view: View, rng: np.random.Generator) -> Batch:
     for _ in range(view.batch):
         (crop,) = cut([lows[rng.choice(len(lows), p=low_p)]], view, rng)
         (other,) = cut([normals[rng.choice(len(normals), p=normal_p)]], view, rng)
+        if rng.random() < 1 / 3:
+            lamps = with_lamps(np.zeros_like(crop), rng) * np.float32(rng.uniform(0.03, 0.25))
+            crop = np.minimum(crop + lamps, np.float32(1))
+        if rng.random() < 1 / 3:
+            other = np.minimum(with_lamps(other, rng), np.float32(1))
         low.append(crop)
         normal.append(other)
         given.append(crop / np.float32(rng.uniform(2, 4)) if rng.random() < 0.5 else crop)
@@ -287,7 +302,16 @@ def dln_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
 
 
 def lightweight_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
-    return fidelity(modules["network"](batch["low"]), batch["high"])
+    """Its colours are kept by an illumination that is nearly grey, and a rising tone curve."""
+    network, low = modules["network"], batch["low"]
+    network.norm.eval()  # or it would see another exposure in training than when it ships
+    illumination = network.illuminate(network.extract(low), low)
+    spread = (illumination.amax(1) - illumination.amin(1)) / illumination.mean(1)
+    return fidelity((low / illumination).clamp(0, 1), batch["high"], tint=4) | {
+        "flat": losses.flatness(network),
+        "smooth": 0.005 * losses.neighbour_smoothness(illumination),
+        "grey": 0.02 * spread.mean(),
+    }
 
 
 def residual_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
@@ -455,12 +479,13 @@ RECIPES = {
     ),
     "lightweight": Recipe(
         method="lightweight",
-        summary="supervised, the one stage that ships; nearly whole pictures",
+        summary="supervised, the one stage that ships; a rising tone curve, nearly grey gains",
         build=lambda _off: {"network": Lightweight()},
-        draw=draw_pairs,
+        draw=draw_any_light,
         phases=(Phase(("network",), lightweight_losses),),
-        views=(View(192, 288, 4, reduce=2, share=0.5), View(192, 288, 4, reduce=1, share=0.5)),
-        rate=4e-3,
+        # It sees 17x17 pixels: many small views say more than few large ones.
+        views=(View(96, 144, 6, reduce=2, share=0.5), View(96, 144, 6, reduce=1, share=0.5)),
+        rate=1e-3,  # at four times that its channels die
         average=0.999,
         full_precision=True,
     ),
