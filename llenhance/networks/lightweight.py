@@ -61,14 +61,17 @@ class Lightweight(nn.Module):
         eye = torch.eye(3)
         for average in self.branches.modules():
             if isinstance(average, nn.Conv2d):
-                nn.init.uniform_(average.weight, 0, 2 / average.weight[0].numel())
+                # The sum of all weights is 1 on average, and 8 where colours are mixed: what dark
+                # pixels give must be large beside the steps that biases take.
+                total = 8 if average.kernel_size == (1, 1) else 1
+                nn.init.uniform_(average.weight, 0, 2 * total / average.weight[0].numel())
                 nn.init.zeros_(average.bias)  # type: ignore[arg-type]
         for conv, gain, bias in (
             (self.in_conv, 2.0, 0.05),
             (self.conv, 1.0, -0.3),
             (self.out_conv, 3.0, -3.0),  # an illumination of 0.05 to 0.5 in the light
         ):
-            nn.init.normal_(conv.weight, 0, 0.05)
+            nn.init.normal_(conv.weight, 0, 0.005)
             conv.weight.data[:, -3:, 1, 1] += gain * eye
             nn.init.constant_(conv.bias, bias)  # type: ignore[arg-type]
 
