@@ -240,7 +240,7 @@ def enhance(
         raise Refusal("--timeout goes with files, not with standard input")
     todo = Batch([job for job in planned.jobs if not job.skip], loading, settings, video)
     if dry_run:
-        device_list(device)
+        device_list(device)  # refuses one that is not there, as the run would
         check_videos(todo.jobs, settings, video)
         _print_plan(planned, as_json)
         raise click.exceptions.Exit(FAILED if planned.failures else 0)

@@ -54,9 +54,9 @@ class Lightweight(nn.Module):
     def _wake(self) -> None:
         """Start as a curve that rises with the light around a pixel, every channel alive.
 
-        From random kernels ReLUs die within a few steps, and of so few channels none is to spare:
-        a network without them adds one number to every pixel. So the extractor starts as averages
-        of mixed colours, which are positive, and each channel behind it as one colour of S.
+        ReLUs that start at zero, or fall to it, stay there, and of so few channels none is to
+        spare: a network without them adds one number to every pixel. So the extractor starts as
+        averages of mixed colours, which are positive, and each channel behind it as one colour.
         """
         eye = torch.eye(3)
         for average in self.branches.modules():

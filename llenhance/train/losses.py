@@ -82,16 +82,17 @@ def colour_of_black(output: Tensor, given: Tensor, size: int = 8) -> Tensor:
     return ((block.amax(1) - block.amin(1)) * torch.exp(-dark.mean(1) / 0.01)).mean()
 
 
-def flatness(network: nn.Module, least: float = 0.25, levels: int = 41, size: int = 17) -> Tensor:
-    """How far a network's tone curve is from rising everywhere, in logarithms.
+def flatness(network: nn.Module, least: float = 0.15) -> Tensor:
+    """How much a network's tone curve, in natural logarithms, lacks of a slope of ``least``.
 
-    It is shown flat size x size patches of one random tint, from 0.005 to 1; where one comes back
-    less than ``least`` times as much lighter as it is than the one before, what lacks is summed.
-    A network that sees little of a picture otherwise makes all of it equally light, and what is
-    bright in a dark picture darker than what is dim.
+    ``network`` takes and gives (N, 3, H, W) in [0, 1]. It is shown 41 flat patches of one random
+    tint from 0.005 to 1, 17 pixels wide; what each lacks towards the next is summed. A network
+    that sees little of a picture otherwise makes all of it equally light, and what is bright in a
+    dark picture darker than what is dim.
     """
+    size = 17
     tint = 1 - 0.3 * torch.rand(1, 3)
-    level = torch.exp(torch.linspace(math.log(0.005), 0, levels))
+    level = torch.exp(torch.linspace(math.log(0.005), 0, 41))
     given = (level[:, None] * tint / tint.max()).to(next(network.parameters()))
     patches = given[:, :, None, None].expand(-1, -1, size, size)
     output = network(patches)[:, :, size // 2, size // 2].clamp_min(1e-4)
