@@ -36,6 +36,7 @@ from llenhance.train.recipes import (
     draw_less_modelled,
     draw_modelled,
     draw_unpaired,
+    draw_unpaired_and_lit,
     halves,
 )
 
@@ -229,6 +230,21 @@ def test_colour_angle_is_blind_to_exposure_and_sees_tint():
     assert losses.colour_angle(x, tinted) > 0.01
 
 
+def test_lamps_may_not_darken_what_is_beside_them():
+    plain = torch.full((1, 3, 1, 4), 0.4)
+    added = torch.tensor([0.0, 0.004, 0.1, 0.7]).expand(1, 3, 1, 4)
+    lit = 0.1 + added
+
+    def term(*output):
+        return losses.lamps(torch.tensor(output).expand(1, 3, 1, 4), plain, lit, added).item()
+
+    assert term(0.4, 0.4, 0.4, 0.8) == pytest.approx(0, abs=1e-6)
+    assert term(0.4, 0.4, 0.9, 0.8) == pytest.approx(0, abs=1e-6)  # a glow may be lighter
+    assert term(0.4, 0.4, 0.2, 0.8) == pytest.approx(0.05)  # not darker
+    assert term(0.6, 0.2, 0.4, 0.8) == pytest.approx(0.1)  # far from the lamp nothing changes
+    assert term(0.4, 0.4, 0.4, 1.0) == pytest.approx(0.05)  # the lamp is as it was
+
+
 def test_flatness_asks_a_tone_curve_to_rise():
     class Curve(torch.nn.Module):
         def __init__(self, exponent):
@@ -290,14 +306,24 @@ def test_a_run_moves_every_shipped_parameter_and_writes_weights(name, data, tmp_
 def test_enlightengan_generator_never_sees_a_pair(data):
     """Changing the highs of the low pictures' own scenes changes nothing that is drawn."""
     view = View(32, 32, 2)
-    before = draw_unpaired(data, view, np.random.default_rng(0))
+    before = draw_unpaired_and_lit(data, view, np.random.default_rng(0))
     lows, *_ = halves(data)
     for pair in data.pairs:
         if any(pair.low is x for x in lows):
             pair.high[:] = 0
-    after = draw_unpaired(data, view, np.random.default_rng(0))
+    after = draw_unpaired_and_lit(data, view, np.random.default_rng(0))
     for key in before:
         assert torch.equal(before[key], after[key])
+
+
+def test_lamps_are_added_to_the_inputs_they_are_beside(data):
+    batch = draw_unpaired_and_lit(data, View(32, 48, 3), np.random.default_rng(0))
+    torch.testing.assert_close(batch["lit"] - batch["added"], batch["input"][:2])
+    assert (batch["added"] >= 0).all()
+    assert batch["added"].amax((1, 2, 3)).gt(0.02).all()
+    assert batch["lit"].max() <= 1
+    part = batch["bright"] / batch["normal"][:1]
+    assert 0.67 <= part.nanmedian() <= 1
 
 
 def test_training_improves(data, tmp_path):

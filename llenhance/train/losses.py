@@ -82,6 +82,20 @@ def colour_of_black(output: Tensor, given: Tensor, size: int = 8) -> Tensor:
     return ((block.amax(1) - block.amin(1)) * torch.exp(-dark.mean(1) / 0.01)).mean()
 
 
+def lamps(output: Tensor, plain: Tensor, lit: Tensor, added: Tensor) -> Tensor:
+    """How much lamps change a network's picture of what is beside them; needs no reference.
+
+    ``output`` is its picture of ``lit``, ``plain`` that of the same scene without the light that
+    the lamps have ``added``. Where that is less than 0.005 both are to be equal; where it is more
+    than 0.5 the lamps are to stay as they are; in the glow between nothing is to become darker. A
+    network that has learned to leave bright pictures alone otherwise leaves what is around a lamp
+    dark.
+    """
+    more = added.amax(1, keepdim=True)
+    glow = torch.where(more > 0.5, (output - lit).abs(), (plain - output).relu())
+    return torch.where(more < 0.005, (output - plain).abs(), glow).mean()
+
+
 def flatness(network: nn.Module, least: float = 0.15) -> Tensor:
     """How much a network's tone curve, in natural logarithms, lacks of a slope of ``least``.
 

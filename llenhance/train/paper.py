@@ -168,7 +168,8 @@ def neid_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
 
 def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
     """Global relativistic and local least-squares GAN, feature preserving on both: weights 1."""
-    fake, terms = adversarial(modules, batch, off)
+    fake = modules["network"].predict(batch["input"]).float()
+    terms = adversarial(modules, batch, fake, off)
     if "sfp" not in off:
         terms["features"] = preserved(modules, batch, fake)
         terms["features_local"] = preserved_locally(modules, batch, fake)

@@ -261,6 +261,21 @@ def draw_unpaired(data: Data, view: View, rng: np.random.Generator) -> Batch:
     }
 
 
+def draw_unpaired_and_lit(data: Data, view: View, rng: np.random.Generator) -> Batch:
+    """``draw_unpaired``, and pictures of which it is known without a reference what they ask for.
+
+    ``bright``: a normal picture with at most a third of its light gone. ``lit``: two of the inputs
+    with lamps, whose light is ``added``.
+    """
+    batch = draw_unpaired(data, view, rng)
+    given = batch["input"][:2]
+    night = np.zeros((view.height, view.width, 3), np.float32)
+    strength = np.exp(rng.uniform(np.log(0.03), 0, len(given))).astype(np.float32)
+    lit = (given + to_tensor([s * with_lamps(night, rng) for s in strength])).clamp(max=1)
+    bright = batch["normal"][:1] * rng.uniform(0.67, 1)
+    return batch | {"bright": bright, "lit": lit, "added": lit - given}
+
+
 # --- what is compared -----------------------------------------------------------------------------
 
 
@@ -328,11 +343,9 @@ def _patches(x: Tensor, corners: list[list[int]], size: int = 32) -> Tensor:
     return torch.cat([x[:, :, top : top + size, left : left + size] for top, left in corners])
 
 
-def adversarial(modules: Modules, batch: Batch, off: Off) -> tuple[Tensor, Losses]:
-    """(the generator's picture, what the discriminators say to it), for the generator."""
-    fake = modules["network"].predict(batch["input"])
+def adversarial(modules: Modules, batch: Batch, fake: Tensor, off: Off) -> Losses:
+    """What the discriminators say to the generator's picture of ``batch["input"]``."""
     batch["fake"] = fake.detach()
-    fake = fake.float()
     signed_fake, signed_real = 2 * fake - 1, 2 * batch["normal"] - 1
     judged = modules["global"](signed_fake).float()
     real = modules["global"](signed_real).float().detach()
@@ -340,7 +353,7 @@ def adversarial(modules: Modules, batch: Batch, off: Off) -> tuple[Tensor, Losse
     if "local" not in off:
         local = modules["local"](_patches(signed_fake, batch["corners"].tolist())).float()
         terms["local"] = (local - 1).square().mean()
-    return fake, terms
+    return terms
 
 
 def preserved(modules: Modules, batch: Batch, fake: Tensor) -> Tensor:
@@ -357,7 +370,13 @@ def preserved_locally(modules: Modules, batch: Batch, fake: Tensor) -> Tensor:
 
 
 def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
-    fake, terms = adversarial(modules, batch, off)
+    asked = [batch[name] for name in ("input", "bright", "lit")]
+    answers = modules["network"].predict(torch.cat(asked)).float()
+    fake, bright, lit = answers.split([len(x) for x in asked])
+    terms = adversarial(modules, batch, fake, off) | {
+        "bright": 0.2 * losses.charbonnier(bright, batch["bright"]),
+        "lamps": losses.lamps(lit, batch["fake"][: len(lit)], batch["lit"], batch["added"]),
+    }
     if "sfp" in off:
         return terms
     # The fixed features are weaker than VGG's, so they weigh more; and since they see luma
@@ -368,7 +387,7 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
     return terms | {
         "features": share * preserved(modules, batch, fake),
         "colours": 10 * losses.colour_angle(fake, batch["low"]),
-        "black": 2 * losses.colour_of_black(fake, batch["input"]),
+        "black": 3 * losses.colour_of_black(fake, batch["input"]),
         "features_local": share * preserved_locally(modules, batch, fake),
     }
 
@@ -507,12 +526,16 @@ RECIPES = {
         method="enlightengan",
         summary="unpaired: global and local discriminators, self feature preserving",
         build=gan_modules,
-        draw=draw_unpaired,
+        draw=draw_unpaired_and_lit,
         phases=(
             Phase(("network",), enlightengan_generator),
             Phase(("global", "local"), enlightengan_discriminators),
         ),
-        views=(View(128, 128, 4, reduce=2, share=0.7), View(128, 128, 4, reduce=1, share=0.3)),
+        views=(
+            View(96, 144, 6, reduce=4, share=0.3),
+            View(128, 192, 4, reduce=3, share=0.4),
+            View(128, 128, 4, reduce=1, share=0.3),
+        ),
         rate=2e-4,
         betas=(0.5, 0.999),
         needs=(("pairs",), ("dark", "normal")),
