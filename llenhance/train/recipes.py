@@ -330,7 +330,7 @@ def neid_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
     small = losses.in_full_precision(halve)(batch["low"])
     output, detail, skips = modules["network"].predict(small)
     output = output.float() + lost(batch["low"], small)
-    terms = fidelity(output, batch["high"])
+    terms = fidelity(output, batch["high"], structure=0.5, tint=2)
     if "dr" not in off:
         recovered = modules["dr_decoder"](detail, skips).float()
         terms["detail"] = 0.1 * F.mse_loss(recovered, batch["low"])
