@@ -226,7 +226,12 @@ def test_bands_are_exact(dtype, rng, monkeypatch):
     found = banded.run(frames, 1, {})[0]
     assert found.dtype == dtype
     assert not np.array_equal(found[0], found[1])
-    assert np.abs(found.astype(np.float64) - expected).max() <= 1e-5 * peak
+    difference = np.abs(found.astype(np.float64) - expected)
+    if dtype == np.float32:
+        assert difference.max() <= 1e-6
+    else:  # then a value between two levels may be rounded to either
+        assert difference.max() <= 1
+        assert (difference > 0).mean() < 2e-3
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
