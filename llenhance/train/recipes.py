@@ -344,7 +344,7 @@ def _patches(x: Tensor, corners: list[list[int]], size: int = 32) -> Tensor:
 
 
 def adversarial(modules: Modules, batch: Batch, fake: Tensor, off: Off) -> Losses:
-    """What the discriminators say to the generator's picture of ``batch["input"]``."""
+    """What the discriminators say to ``fake``, (N, 3, H, W), made of ``batch["input"]``."""
     batch["fake"] = fake.detach()
     signed_fake, signed_real = 2 * fake - 1, 2 * batch["normal"] - 1
     judged = modules["global"](signed_fake).float()
@@ -370,6 +370,7 @@ def preserved_locally(modules: Modules, batch: Batch, fake: Tensor) -> Tensor:
 
 
 def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
+    """The discriminators, feature preserving, and what bright pictures and lamps ask for."""
     asked = [batch[name] for name in ("input", "bright", "lit")]
     answers = modules["network"].predict(torch.cat(asked)).float()
     fake, bright, lit = answers.split([len(x) for x in asked])
