@@ -24,6 +24,7 @@ from llenhance.train.data import (
     lose_light,
     matched,
     one_per_scene,
+    partly_unlit,
     read_pairs,
     rexpose,
     underexpose,
@@ -33,8 +34,10 @@ from llenhance.train.loop import Run, Trainer
 from llenhance.train.paper import PAPER
 from llenhance.train.recipes import (
     RECIPES,
+    draw_compressed_pairs,
     draw_less_modelled,
     draw_modelled,
+    draw_pairs,
     draw_unpaired,
     draw_unpaired_and_lit,
     halves,
@@ -481,6 +484,29 @@ def test_lamps_stay_white_in_a_short_exposure():
         assert np.median(scene) < 0.6  # most of the picture is no lamp
         low = underexpose(scene, np.random.default_rng(seed))
         assert low.max() > 4 * np.median(low)
+
+
+def test_what_no_light_reaches_is_black():
+    shares = []
+    for seed in range(40):
+        scene = partly_unlit(np.full((64, 96, 3), 0.8, np.float32), np.random.default_rng(seed))
+        assert scene.dtype == np.float32
+        assert scene.min() >= 0
+        assert scene.max() <= np.float32(0.8)
+        assert (scene == scene[:, :, :1]).all()
+        shares.append((scene == 0).mean())
+    assert 0.4 < np.mean(shares) < 0.6
+
+
+def test_lightweight_sees_real_pairs_as_jpeg_leaves_them(data):
+    """Three in ten lows differ from what draw_pairs would give."""
+    data.normal, view, changed = [], View(32, 48, 8), 0
+    for seed in range(20):
+        plain = draw_pairs(data, view, np.random.default_rng(seed))
+        seen = draw_compressed_pairs(data, view, np.random.default_rng(seed))
+        assert torch.equal(plain["high"], seen["high"])
+        changed += int((plain["low"] != seen["low"]).flatten(1).any(1).sum())
+    assert 0.15 < changed / 160 < 0.45
 
 
 def test_uneven_light_keeps_the_order_of_what_is_lit():

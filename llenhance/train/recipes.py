@@ -33,6 +33,7 @@ from .data import (
     compressed,
     cut,
     in_shade,
+    partly_unlit,
     rexpose,
     stack,
     underexpose,
@@ -101,8 +102,13 @@ def to_tensor(crops: list[np.ndarray]) -> Tensor:
 
 
 def _made_pair(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) from a normal picture: half have lamps, a quarter uneven light, a third JPEG."""
-    scene = with_lamps(high, rng) if rng.random() < 0.5 else high
+    """(low, high) from a normal picture; a third of the lows are as JPEG leaves them.
+
+    A quarter have places without any light, half have lamps, a quarter have uneven light.
+    """
+    scene = partly_unlit(high, rng) if rng.random() < 0.25 else high
+    if rng.random() < 0.5:
+        scene = with_lamps(scene, rng)
     wanted = scene
     if rng.random() < 0.25:
         scene, wanted = in_shade(scene, rng)
@@ -141,6 +147,13 @@ def draw_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
     """low and high, real and made."""
     lows, highs = zip(*(_pair(data, view, rng) for _ in range(view.batch)), strict=True)
     return {"low": to_tensor(list(lows)), "high": to_tensor(list(highs))}
+
+
+def draw_compressed_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
+    """``draw_pairs`` with three lows in ten as JPEG leaves them, the real ones too."""
+    lows, highs = zip(*(_pair(data, view, rng) for _ in range(view.batch)), strict=True)
+    seen = [compressed(low, rng) if rng.random() < 0.3 else low for low in lows]
+    return {"low": to_tensor(seen), "high": to_tensor(list(highs))}
 
 
 def _modelled(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float, np.ndarray]:
@@ -302,7 +315,8 @@ def dln_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
 def lightweight_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
     """A rising tone curve and an illumination that is nearly grey, which keeps colours.
 
-    The squared error is there for exposure: the others, left to themselves, end up too dark.
+    The squared error is there for exposure: the others, left to themselves, end up too dark. What
+    is black but for its noise has no colour, or it becomes a violet haze.
     """
     network, low, high = modules["network"], batch["low"], batch["high"]
     network.norm.eval()  # or it would see another exposure in training than when it ships
@@ -314,6 +328,7 @@ def lightweight_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
         "flat": losses.flatness(network),
         "smooth": 0.002 * losses.neighbour_smoothness(illumination),
         "grey": 0.01 * spread.mean(),
+        "black": 2 * losses.colour_of_black(output, low),
     }
 
 
@@ -489,7 +504,7 @@ RECIPES = {
         method="lightweight",
         summary="supervised, the one stage that ships; a rising tone curve, nearly grey gains",
         build=lambda _off: {"network": Lightweight()},
-        draw=draw_pairs,
+        draw=draw_compressed_pairs,
         phases=(Phase(("network",), lightweight_losses),),
         # It sees 17x17 pixels: many small views say more than few large ones.
         views=(View(96, 144, 6, reduce=2, share=0.5), View(96, 144, 6, reduce=1, share=0.5)),
