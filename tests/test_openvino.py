@@ -244,13 +244,16 @@ def test_folded_columns_are_exact(width, dtype, rng, monkeypatch):
     enhancer = opened("lightweight", precision="fp32")
     other = load("lightweight", engine="onnx", device="cpu")
     image = dark_scene(37, width, rng)
+    expected = other.enhance(pixels.convert(image, np.dtype(np.float32))).astype(np.float64)
     if dtype != np.uint8:
         image = pixels.convert(image, np.dtype(dtype))
-    peak = 1 if dtype == np.float32 else np.iinfo(dtype).max
-    difference = np.abs(enhancer.enhance(image) / peak - other.enhance(image) / peak)
+    found = enhancer.enhance(image)
     assert folded == ([4] if width % 4 == 0 else [])
-    assert difference.max() <= (1e-5 if dtype == np.float32 else 1.01 / peak)
-    assert np.mean(difference > 1e-5) < 0.01
+    if dtype == np.float32:
+        assert np.abs(found - expected).max() <= 1e-6
+    else:  # rounded from a value as near: one between two levels may become either
+        peak = np.iinfo(dtype).max
+        assert np.abs(found - expected * peak).max() <= 0.5 + 1e-6 * peak
 
 
 def test_wide_networks_are_not_folded(rng, monkeypatch):
