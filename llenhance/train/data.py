@@ -176,16 +176,16 @@ def with_lamps(high: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
 
 
 def partly_unlit(high: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """A picture (H, W, 3) with parts, half of it on average, that no light reaches: exactly 0.
+    """A picture (H, W, 3) in [0, 1] with parts, on average half, that no light reaches: exactly 0.
 
     Night skies and silhouettes, with edges from soft to sharp. Real pairs hardly have a place where
     a block of the low one is 0, and networks that never saw one make it grey.
     """
     coarse = rng.uniform(-1, 1, (4, 4)).astype(np.float32)
-    field_ = cv2.resize(coarse, high.shape[1::-1], interpolation=cv2.INTER_CUBIC)[..., None]
+    light = cv2.resize(coarse, high.shape[1::-1], interpolation=cv2.INTER_CUBIC)[..., None]
     steepness = np.float32(np.exp(rng.uniform(np.log(2), np.log(200))))
-    lit: NDArray[np.float32] = np.clip(steepness * field_, 0, 1)
-    return high * lit
+    lit: NDArray[np.float32] = high * np.clip(steepness * light, 0, 1)
+    return lit
 
 
 def in_shade(
