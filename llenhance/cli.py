@@ -106,7 +106,7 @@ def cli() -> None:
 )
 @control_options
 @click.option("--scale", type=int, help="neid: 2 doubles the size. [default: 1]")
-@engine_options
+@engine_options(several=True)
 @click.option(
     "--tile",
     default="auto",
@@ -544,6 +544,7 @@ def import_weights(method: str, file: Path, output: Path) -> None:
         raise Refusal(f"{output}: weights are written as .safetensors")
     if output.exists():
         raise Refusal(f"{output} exists")
+    export.check_usable()
     row = METHODS[method]
     state, options = checkpoints.import_authors(row, file)
     checkpoints.save(output, row, state, options)

@@ -37,7 +37,7 @@ OWN = "own model"  # what NIQE is headed with, so that nobody takes it for the p
 @click.option("--sheet", metavar="FILE", help="Also a labelled picture of up to 6 of them.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object an image and method.")
 @click.option("--csv", "as_csv", is_flag=True, help="One row an image and method.")
-@engine_options
+@engine_options(several=False)
 def evaluate(
     methods: tuple[str, ...],
     low: str | None,

@@ -7,6 +7,7 @@ it loads the graph. Needs the extra ``train``.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import warnings
@@ -17,7 +18,7 @@ import numpy as np
 
 from . import checkpoints
 from .checkpoints import Weights, graph_path
-from .errors import LLEnhanceError
+from .errors import LLEnhanceError, WeightsError
 from .methods import Method
 
 if TYPE_CHECKING:
@@ -28,18 +29,25 @@ OPSET = 18
 INLINE_LIMIT = 65_536  # bytes of constants that may stay inside the graph: shapes, kernels, slopes
 
 
+def check_usable() -> None:
+    """Raise LLEnhanceError when the extra is not installed.
+
+    For callers that have other work to do first: nothing is to be half done for want of it.
+    """
+    for name in ("onnx", "onnxscript"):  # torch's exporter needs the second
+        if importlib.util.find_spec(name) is None:
+            raise LLEnhanceError(f"exporting a graph needs {name}: pip install 'llenhance[train]'")
+
+
 def export(method: Method, weights: Weights) -> list[Path]:
     """Write the graphs of every scale beside the weights; returns their paths.
 
-    Raises LLEnhanceError when the extra is not installed.
+    Raises LLEnhanceError when the extra is not installed, and WeightsError when a graph would not
+    hold the very numbers of the weights, or would hold them twice.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  # torch's exporter needs it
-    except ImportError as error:
-        raise LLEnhanceError(
-            f"exporting a graph needs {error.name}: pip install 'llenhance[train]'"
-        ) from None
+    check_usable()
+    import onnx
+
     written = []
     for scale in method.scales:
         model = _trace(method, weights, scale)
@@ -182,7 +190,7 @@ def _point_outside(graph: onnx.GraphProto, weights: Weights) -> None:
         name = tensor.name
         key = name.removeprefix("network.")
         if not np.array_equal(onnx.numpy_helper.to_array(tensor), values[key]):
-            raise AssertionError(f"{name}: the exporter changed it")
+            raise WeightsError(f"{weights.path}: the exporter changed {name}")
         if entry.dtype == "F16":
             tensor.name = f"{name}.half"
             casts.append(
@@ -201,7 +209,7 @@ def _point_outside(graph: onnx.GraphProto, weights: Weights) -> None:
         for key, value in place.items():
             tensor.external_data.add(key=key, value=value)
     if inline > INLINE_LIMIT:
-        raise AssertionError(f"{inline} bytes of constants would stay in the graph")
+        raise WeightsError(f"{weights.path}: {inline} bytes of it would stay in the graph")
     nodes = [*casts, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -43,7 +43,7 @@ class Method:
     stored_half: bool  # kernels are kept as fp16 on disk (the large networks)
     maps: tuple[str, ...]  # what the network returns beside the picture
     paper: str
-    licence: str  # of the idea's published code, or of ours where there is none
+    licence: str  # of the code here
 
     def bytes_per_pixel(self, engine: str, precision: str) -> int:
         """Working memory of an engine for each input pixel at scale 1."""
@@ -115,7 +115,8 @@ _ROWS = (
         reduced=("bf16",),
         stored_half=False,
         maps=(),
-        paper="Jin, Chen, Liang: ICAROB 2023, on SCI (Ma et al., CVPR 2022)",
+        paper="Jin, Chen, Liang, ICAROB 2023; built on SCI: Ma et al., Toward Fast, Flexible, and "
+        "Robust Low-Light Image Enhancement, CVPR 2022",
         licence="MIT (written from the paper)",
     ),
     Method(
@@ -151,7 +152,8 @@ _ROWS = (
         reduced=("bf16",),
         stored_half=True,
         maps=(),
-        paper="Jiang, Liu et al., arXiv 2101.08039",
+        paper="Jiang, Liu, Wang, Li, Men, Wang, Luo: Bridge the Vision Gap from Field to Command: "
+        "A Deep Learning Network Enhancing Illumination and Details, arXiv 2101.08039 (2021)",
         licence="MIT (written from the paper)",
     ),
     Method(
@@ -169,7 +171,8 @@ _ROWS = (
         reduced=("bf16",),
         stored_half=True,
         maps=(),
-        paper="Jiang, Gong, Liu et al.: EnlightenGAN, IEEE TIP 2021",
+        paper="Jiang, Gong, Liu et al.: EnlightenGAN: Deep Light Enhancement Without Paired "
+        "Supervision, IEEE TIP 2021",
         licence="MIT (written from the paper)",
     ),
 )

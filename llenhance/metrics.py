@@ -8,7 +8,6 @@ one: :func:`newly_clipped`, and NIQE in ``niqe.py``. Over time: :class:`Flicker`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import cv2
@@ -251,14 +250,6 @@ class TemporalNoise:
         if not self._count[side]:
             return None
         return 255 * math.sqrt(self._square[side] / self._count[side] / 2)
-
-
-def temporal_noise(frames: Iterable[Frame]) -> float | None:
-    """:class:`TemporalNoise` of one clip, in 8-bit code values; None for fewer than two frames."""
-    noise = TemporalNoise()
-    for frame in frames:
-        noise.add(frame)
-    return noise.before
 
 
 def _still(change: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -72,38 +72,52 @@ def size_callback(_ctx: click.Context, _param: click.Parameter, value: str | Non
     return int(float(number) * 1024 ** (" KMGT".index(unit.upper()) if unit else 0))
 
 
-def engine_options(command: F) -> F:
-    """--engine, --device, --threads, --weights: where a network runs."""
-    for option in (
-        click.option(
-            "--engine",
-            type=click.Choice(["auto", "openvino", "onnx", "torch"]),
-            default="auto",
-            show_default=True,
-            help="What runs the network; auto is openvino on a CPU and torch on a GPU.",
-        ),
-        click.option(
-            "--device",
-            default="auto",
-            show_default=True,
-            metavar="auto|cpu|cuda[:N][,cuda:N…]|mps",
-            help="Where it runs; a device that cannot be used is an error. The pictures of a folder"
-            " are spread over several GPUs.",
-        ),
-        click.option(
-            "--precision",
-            type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
-            default="auto",
-            show_default=True,
-            help="Of the network's sums; auto reduces it where that is faster and not worse.",
-        ),
-        click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]"),
-        click.option(
-            "--weights", metavar="NAME|FILE", help="A shipped set, or a .safetensors file by path."
-        ),
-    ):
-        command = option(command)
-    return command
+def engine_options(*, several: bool) -> Callable[[F], F]:
+    """--engine, --device, --threads, --weights: where a network runs, on ``several`` GPUs or one.
+
+    The command itself checks the device's name.
+    """
+    metavar, spread = "auto|cpu|cuda[:N]|mps", ""
+    if several:
+        metavar = "auto|cpu|cuda[:N][,cuda:N…]|mps"
+        spread = " The pictures of a folder are spread over several GPUs."
+
+    def decorate(command: F) -> F:
+        for option in (
+            click.option(
+                "--engine",
+                type=click.Choice(["auto", "openvino", "onnx", "torch"]),
+                default="auto",
+                show_default=True,
+                help="What runs the network; auto is openvino on a CPU and torch on a GPU.",
+            ),
+            click.option(
+                "--device",
+                default="auto",
+                show_default=True,
+                metavar=metavar,
+                help="Where it runs; a device that cannot be used is an error." + spread,
+            ),
+            click.option(
+                "--precision",
+                type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+                default="auto",
+                show_default=True,
+                help="Of the network's sums; auto reduces it where that is faster and not worse.",
+            ),
+            click.option(
+                "--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]"
+            ),
+            click.option(
+                "--weights",
+                metavar="NAME|FILE",
+                help="A shipped set, or a .safetensors file by path.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def control_options(command: F) -> F:

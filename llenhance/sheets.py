@@ -70,17 +70,11 @@ def strip(
     rows: list[list[tuple[str, Picture]]] = []
     for at in range(0, len(pairs), columns):
         part = pairs[at : at + columns]
-        for name, place in zip(names, (1, 2), strict=True):
-            rows.append([(f"{pair[0]} {name}".strip(), _picture(pair[place])) for pair in part])
+        rows.append([(f"{label} {names[0]}".strip(), before) for label, before, _ in part])
+        rows.append([(f"{label} {names[1]}".strip(), after) for label, _, after in part])
     for label, picture in (tile for row in rows for tile in row):
         _check(label, picture)
     return _page(rows, columns, width)
-
-
-def _picture(value: str | Picture) -> Picture:
-    if isinstance(value, str):
-        raise LLEnhanceError(f"a sheet is made of pictures, not of {value!r}")
-    return value
 
 
 def _check(label: str, picture: Picture) -> None:

@@ -396,6 +396,8 @@ def test_precision_is_what_the_device_has(monkeypatch):
         assert "\n" not in str(error.value)
     monkeypatch.setattr(pytorch, "_cpu_has_bf16", lambda: True)
     assert pytorch._precision("cpu", "auto", dln) == "bf16"
+    with pytest.raises(DeviceError, match="no layer of lightweight"):
+        load("lightweight", engine="torch", device="cpu", precision="bf16")
     for version, auto, refused in (
         ((6, 1), "fp32", {"fp16", "bf16"}),
         ((7, 5), "fp16", {"bf16"}),

@@ -1,6 +1,7 @@
 """Weights: found, verified, imported, refused."""
 
 import hashlib
+import importlib.util
 import os
 import pickle
 import shutil
@@ -11,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from llenhance import checkpoints
-from llenhance.errors import WeightsError
+from llenhance.cli import import_weights
+from llenhance.errors import LLEnhanceError, WeightsError
 from llenhance.methods import METHODS
 
 
@@ -188,6 +190,21 @@ def test_import_is_exact(tmp_path, name):
     expected = REFERENCES[name][1](state, x)
     assert not torch.allclose(expected, x, atol=0.01)
     torch.testing.assert_close(network(x), expected, rtol=0, atol=2e-6)
+
+
+def test_an_import_without_the_extra_writes_nothing(tmp_path, monkeypatch):
+    path, _ = published(tmp_path, "lightweight")
+    before = sorted(tmp_path.iterdir())
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name)
+    )
+    with pytest.raises(LLEnhanceError, match=r"needs onnxscript: pip install 'llenhance\[train\]'"):
+        import_weights.main(
+            ["lightweight", str(path), "-o", str(tmp_path / "my.safetensors")],
+            standalone_mode=False,
+        )
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_old_file_without_counters_is_accepted(tmp_path):

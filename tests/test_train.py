@@ -320,10 +320,16 @@ def test_enlightengan_generator_never_sees_a_pair(data):
 
 
 def test_lamps_are_added_to_the_inputs_they_are_beside(data):
-    batch = draw_unpaired_and_lit(data, View(32, 48, 3), np.random.default_rng(0))
-    torch.testing.assert_close(batch["lit"] - batch["added"], batch["input"][:2])
-    assert (batch["added"] >= 0).all()
-    assert batch["added"].amax((1, 2, 3)).gt(0.02).all()
+    kept = []
+    for seed in range(8):
+        batch = draw_unpaired_and_lit(data, View(32, 48, 3), np.random.default_rng(seed))
+        seen = batch["kept"] * batch["input"][:2]
+        torch.testing.assert_close(batch["lit"] - batch["added"], seen)
+        assert (batch["added"] >= 0).all()
+        assert batch["added"].amax((1, 2, 3)).gt(0.02).all()
+        kept.append(batch["kept"])
+    assert torch.cat(kept).unique().tolist() == [0, 1]
+    assert 4 <= torch.cat(kept).amin((1, 2, 3)).sum() <= 12  # half of the 16 are left whole
     assert batch["lit"].max() <= 1
     part = batch["bright"] / batch["normal"][:1]
     assert 0.67 <= part.nanmedian() <= 1

@@ -1097,9 +1097,6 @@ def test_defaults(plain: Path, hdr10: Path) -> None:
     assert videos.plan_encoding(info, container="webm").encoder == "libvpx-vp9"
     assert videos.plan_encoding(deep, container="mkv").encoder == "libx265"
     assert videos.plan_encoding(deep, container="webm").encoder == "libsvtav1"
-    assert videos.default_suffix(info) == ".mp4"
-    avi = clips.clip(plain.with_name("a.avi"), codec="mpeg4")
-    assert videos.default_suffix(videos.probe(avi)) == ".mkv"
 
 
 def test_the_size_of_frames_is_checked_before_one_is_decoded(

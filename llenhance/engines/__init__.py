@@ -18,7 +18,6 @@ from ..methods import Method
 
 KINDS = ("auto", "openvino", "onnx", "torch")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-DTYPES = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.float32))
 
 
 class Engine(Protocol):

@@ -58,6 +58,8 @@ class TorchEngine:
         except (RuntimeError, AssertionError) as error:
             raise DeviceError(f"device {device}: {str(error).splitlines()[0]}") from None
         lowered = wanted != "fp32" and lower(self.network, TYPES[wanted])
+        if precision not in ("auto", "fp32") and not lowered:
+            raise DeviceError(f"precision {precision}: no layer of {method.name} is computed in it")
         self.precision = wanted if lowered else "fp32"
         self.recordings = Recordings(RECORDINGS)
 

@@ -12,7 +12,6 @@ from typing import Any
 import av
 
 from ..errors import Refusal
-from .files import CONTAINERS
 from .video_info import VideoInfo
 
 os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 prints its settings on stderr otherwise
@@ -94,13 +93,6 @@ def default_codec(container: str, source: VideoInfo) -> str:
     if container == "webm":
         return "av1" if source.bit_depth > 8 else "vp9"  # this VP9 encoder has 8 bits only
     return "hevc" if source.bit_depth > 8 else "h264"
-
-
-def default_suffix(source: VideoInfo) -> str:
-    """The output's suffix where none is asked for: the source's if it can be written, else .mkv,
-    which holds every kind of stream."""
-    suffix = source.path.suffix.lower()
-    return suffix if suffix in CONTAINERS else ".mkv"
 
 
 def codec_row(name: str) -> Codec:

@@ -5,7 +5,7 @@ Importing it loads PyAV; OpenCV follows with the first clip that is read through
 
 from .files import CONTAINERS
 from .video_camera import CameraReader, Closed, Window, check_display
-from .video_codecs import default_codec, default_suffix, encoders
+from .video_codecs import default_codec, encoders
 from .video_hdr import HdrView
 from .video_info import StreamInfo, Turn, VideoInfo, clock, probe
 from .video_input import Frame, VideoReader, constant_rate
@@ -37,7 +37,6 @@ __all__ = [
     "clock",
     "constant_rate",
     "default_codec",
-    "default_suffix",
     "encoders",
     "first_number",
     "join",

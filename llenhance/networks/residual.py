@@ -36,9 +36,9 @@ def _net(channels: int, depth: int) -> nn.Sequential:
 class Residual(nn.Module):
     """``forward(x, alpha)``: (N, 3, H, W) RGB in [0, 1] -> the same shape and range; any size.
 
-    ``alpha``: the strength, a number or a tensor that broadcasts to x; trained on 0.5 to 2. The
-    network sees 49x49 pixels and no statistic of the whole picture. ``channels`` is 64 in the
-    paper's ancestors and 32 in the shipped weights.
+    ``alpha``: the strength, a number or a tensor that broadcasts to x; trained on 0.2 to 2. The
+    network sees 49x49 pixels and no statistic of the whole picture. The paper does not say how many
+    ``channels`` it has: SRResNet, from which it comes, has 64, the shipped weights 32.
     """
 
     def __init__(self, channels: int = 32) -> None:
@@ -61,7 +61,7 @@ class Residual(nn.Module):
 def darken(image: Tensor, alpha: Tensor | float, gamma: Tensor | float) -> Tensor:
     """The paper's low-light model (Eq. 6): I' = max(0, I - alpha * (1 - I^gamma) * I).
 
-    ``image``: (N, 3, H, W) in [0, 1]; ``alpha`` and ``gamma`` broadcast to it. White stays white;
+    ``image``: any shape, in [0, 1]; ``alpha`` and ``gamma`` broadcast to it. White stays white;
     for alpha > 1 the darkest parts are clipped to exact zeros.
     """
     return (image - alpha * (1 - image**gamma) * image).clamp_min(0)

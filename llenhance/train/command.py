@@ -158,6 +158,7 @@ def train(
         chosen = replace(chosen, views=tuple(replace(v, batch=batch) for v in chosen.views))
     if rate is not None:
         chosen = replace(chosen, rate=rate)
+    export.check_usable()  # now, and not when hours of training are over
     data = _read(pairs, normal, dark, validate, validate_pairs, chosen, include_validation)
 
     torch.set_num_threads(threads or parallel.share(available_threads()))
@@ -242,7 +243,8 @@ def _read(
 
 
 def _announce(trainer: Trainer) -> None:
-    """What is not as one might think, a line each."""
+    """What the recipe is, and what is not as one might think, a line each."""
+    click.echo(f"{trainer.method.name}: {trainer.recipe.summary}", err=True)
     if trainer.recipe.compares_features and "sfp" not in trainer.recipe.off:
         used = (
             "VGG-16" if trainer.run.vgg16 else "fixed gradients in place of VGG-16 (--vgg16 FILE)"

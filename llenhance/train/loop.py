@@ -237,8 +237,6 @@ class Trainer:
         """Go on from the folder's checkpoint; raises Refusal when it is of another run."""
         path = self.run.folder / "checkpoint.pt"
         state = torch.load(path, map_location=self.run.device, weights_only=True)
-        # The first runs did not note everything.
-        state = {"kind": "default", "without": [], "features": "gradients"} | state
         differing = [
             f"{name} {state[name] or 'nothing'}"
             for name, value in self.identity.items()
@@ -253,7 +251,7 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.best, self.rows = state["best"], state["rows"]
-        self.sums, self.count = state.get("sums", {}), state.get("count", 0)
+        self.sums, self.count = state["sums"], state["count"]
 
     def check(self) -> float | None:
         """Validate the average weights, keep them if they are the best so far, write the log."""

@@ -278,15 +278,20 @@ def draw_unpaired_and_lit(data: Data, view: View, rng: np.random.Generator) -> B
     """``draw_unpaired``, and pictures of which it is known without a reference what they ask for.
 
     ``bright``: a normal picture with at most a third of its light gone. ``lit``: two of the inputs
-    with lamps, whose light is ``added``.
+    with lamps, whose light is ``added``, and each second time with parts made black, where
+    ``kept``, (2, 1, H, W), is 0.
     """
     batch = draw_unpaired(data, view, rng)
     given = batch["input"][:2]
     night = np.zeros((view.height, view.width, 3), np.float32)
     strength = np.exp(rng.uniform(np.log(0.03), 0, len(given))).astype(np.float32)
-    lit = (given + to_tensor([s * with_lamps(night, rng) for s in strength])).clamp(max=1)
+    lamps = to_tensor([s * with_lamps(night, rng) for s in strength])
+    whole = np.ones((view.height, view.width, 1), np.float32)
+    light = [partly_unlit(whole, rng) if rng.random() < 0.5 else whole for _ in given]
+    kept = to_tensor(light).round()
+    lit = (kept * given + lamps).clamp(max=1)
     bright = batch["normal"][:1] * rng.uniform(0.67, 1)
-    return batch | {"bright": bright, "lit": lit, "added": lit - given}
+    return batch | {"bright": bright, "lit": lit, "added": lit - kept * given, "kept": kept}
 
 
 # --- what is compared -----------------------------------------------------------------------------
@@ -389,9 +394,11 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
     asked = [batch[name] for name in ("input", "bright", "lit")]
     answers = modules["network"].predict(torch.cat(asked)).float()
     fake, bright, lit = answers.split([len(x) for x in asked])
-    terms = adversarial(modules, batch, fake, off) | {
+    terms = adversarial(modules, batch, fake, off)
+    plain = batch["kept"] * batch["fake"][: len(lit)]
+    terms |= {
         "bright": 0.2 * losses.charbonnier(bright, batch["bright"]),
-        "lamps": losses.lamps(lit, batch["fake"][: len(lit)], batch["lit"], batch["added"]),
+        "lamps": losses.lamps(lit, plain, batch["lit"], batch["added"]),
     }
     if "sfp" in off:
         return terms
