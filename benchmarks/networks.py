@@ -157,15 +157,18 @@ def plain(method: str, picture: np.ndarray[Any, np.dtype[np.uint8]]) -> Callable
 
     from llenhance import checkpoints
     from llenhance.engines import available_threads
-    from llenhance.enhancer import pad
+    from llenhance.pixels import reflected
 
     row = METHODS[method]
     torch.set_num_threads(available_threads())
     network = checkpoints.build(row, checkpoints.find(row, None)).eval()
     height, width = picture.shape[:2]
+    rows, columns = reflected(height, row.multiple_of), reflected(width, row.multiple_of)
+    top, left = (len(rows) - height) // 2, (len(columns) - width) // 2
 
     def run() -> Any:
-        padded, top, left = pad(picture, row.multiple_of)
+        padded = picture if len(rows) == height else picture[rows]
+        padded = padded if len(columns) == width else padded[:, columns]
         with torch.inference_mode():
             planes = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
             result = network(planes)

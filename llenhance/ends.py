@@ -53,18 +53,11 @@ class Choice:
     duration: float | None = None  # seconds, of a camera
 
 
-# What does not change a frame: a run with another choice of these goes on from the same pieces.
-INDIFFERENT = {
-    "verify",
-    "restart",
-    "preview",
-    "allow_truncated",
-    "raw",
-    "duration",
-    "max_pixels",
-    "strip",
-    "quality",
-}
+# Choices that decide whether and how a video is made, not what it is: the journal leaves them out.
+NOT_IN_FILE = {"verify", "restart", "allow_truncated", "preview", "max_pixels", "quality"}
+
+# What changes no frame: a run with another choice of these goes on from the same pieces.
+NOT_IN_FRAMES = NOT_IN_FILE | {"raw", "duration", "strip"}
 
 
 @dataclass(frozen=True)

@@ -571,7 +571,9 @@ class _Picture:
     def __init__(self, image: NDArray[Any], strength: float, scale: int, multiple: int) -> None:
         self.original, self.layout = pixels.split(image)
         self.strength, self.scale = strength, scale
-        self.rows, self.columns = (_reflected(n, multiple) for n in self.original.shape[:2])
+        rows, columns = self.original.shape[:2]
+        self.rows = pixels.reflected(rows, multiple)
+        self.columns = pixels.reflected(columns, multiple)
         self.shape = len(self.rows), len(self.columns)
         floats = self.original.dtype == np.float32
         self.highlights = floats and pixels.has_highlights(self.original)
@@ -661,12 +663,6 @@ class _Part:
         return enhanced
 
 
-def _reflected(length: int, multiple: int) -> NDArray[np.intp]:
-    """Where each row or column of a padded picture lies in the picture: see :func:`pad`."""
-    missing = -length % multiple
-    return np.pad(np.arange(length), (missing // 2, missing - missing // 2), "reflect")
-
-
 def _take(image: NDArray[Any], places: NDArray[np.intp], axis: int) -> NDArray[Any]:
     """Rows or columns of an image, without a copy where they lie side by side."""
     first, last = int(places[0]), int(places[-1])
@@ -721,18 +717,3 @@ def lacking(control: str, *names: str) -> str:
 
 def _listed(values: tuple[object, ...] | list[str]) -> str:
     return " and ".join(str(value) for value in values)
-
-
-def pad(image: NDArray[Any], multiple: int) -> tuple[NDArray[Any], int, int]:
-    """(H, W, 3) reflected at its edges to multiples of ``multiple``; and the rows and columns
-    added above and to the left. As the authors of EnlightenGAN do: split on both sides."""
-    down, right = -image.shape[0] % multiple, -image.shape[1] % multiple
-    if not down and not right:
-        return image, 0, 0
-    top, left = down // 2, right // 2
-    # numpy's reflection repeats where the padding is larger than the picture
-    return (
-        np.pad(image, ((top, down - top), (left, right - left), (0, 0)), "reflect"),
-        top,
-        left,
-    )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from .errors import Refusal
+from .heldout import SYNTHETIC
 from .methods import METHODS
 from .options import engine_options
 
@@ -77,8 +78,8 @@ def evaluate(
     report = Report(as_json=as_json)
     if synthetic is not None:
         cases = synthetic_cases(Path(synthetic))
-        if len(cases) < 100:
-            report.warn(synthetic, f"the test is of 100 pictures, here are {len(cases)}")
+        if len(cases) < SYNTHETIC:
+            report.warn(synthetic, f"the test is of {SYNTHETIC} pictures, here are {len(cases)}")
     else:
         cases = _cases(low, high, dark, preds, _wanted(low, scenes, split), report)
     if sheet is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from . import ends, segments
-from .ends import INDIFFERENT, Choice, Source
+from .ends import NOT_IN_FRAMES, Choice, Source
 from .engines import available_threads
 from .errors import LLEnhanceError, MediaError, Refusal
 from .media import files, videos
@@ -365,7 +365,7 @@ class _Work:
     def _made_by(self, encoder: Mapping[str, Any], recipe: str) -> dict[str, Any]:
         """All that the frames depend on. Not the device: engines agree within rounding, and who
         loses a GPU half-way does not want to begin again."""
-        options = {k: v for k, v in asdict(self._choice).items() if k not in INDIFFERENT}
+        options = {k: v for k, v in asdict(self._choice).items() if k not in NOT_IN_FRAMES}
         return {
             "source": self._source.state,
             "method": recipe,

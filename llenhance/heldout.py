@@ -1,9 +1,12 @@
-"""Pictures that a fixed test uses and that no training may see."""
+"""What no training may see: the pictures of a fixed test, and the scenes that a table holds out."""
 
+import csv
 import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from .errors import Refusal
 
 SYNTHETIC = 100
 
@@ -12,3 +15,18 @@ def synthetic_test(paths: Iterable[Path]) -> list[Path]:
     """The pictures of the residual method's synthetic test: smallest SHA-256 of their names."""
     ordered = sorted(paths, key=lambda path: hashlib.sha256(os.fsencode(path.name)).digest())
     return ordered[:SYNTHETIC]
+
+
+def scenes(table: Path) -> dict[str, tuple[str, str]]:
+    """(scene, split) of each stem in a table of tab-separated columns stem, scene, split.
+
+    Raises Refusal for a file that is no such table.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8") as lines:
+            rows = csv.DictReader(lines, delimiter="\t")
+            return {row["stem"]: (str(row["scene"]), str(row["split"])) for row in rows}
+    except OSError as error:
+        raise Refusal(f"{table}: cannot be read ({error.strerror})") from None
+    except (KeyError, UnicodeDecodeError, csv.Error):
+        raise Refusal(f"{table}: expected tab-separated columns stem, scene, split") from None

@@ -217,13 +217,13 @@ def _recognise(path: Path) -> Source | None:
     format_name = images.sniff(start)
     if format_name is not None:
         return Source(path, "picture", format_name)
-    if files.is_video(path, start) and start:
+    if not start:
+        files.check_readable(path)
+        if _is_named_like_ours(path):
+            raise MediaError("is empty")
+        return None
+    if files.is_video(path, start):
         return Source(path, "video", None)
-    if _is_named_like_ours(path) or not start:
-        if not start:
-            files.check_readable(path)
-            if _is_named_like_ours(path):
-                raise MediaError("is empty")
-            return None
+    if _is_named_like_ours(path):
         raise MediaError("is not a picture of a format that is read")
     return None

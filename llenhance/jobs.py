@@ -140,12 +140,10 @@ class Settings:
         if job.kind == "picture" or (job.target is not None and is_numbered(job.target)):
             made["quality"] = self.quality
         if job.kind == "video":
-            made["video"] = {k: v for k, v in video.items() if k not in INDIFFERENT}
+            from .ends import NOT_IN_FILE  # only videos need what it loads
+
+            made["video"] = {k: v for k, v in video.items() if k not in NOT_IN_FILE}
         return made
-
-
-# Choices for videos that decide whether and how they are made, not what they are.
-INDIFFERENT = {"verify", "restart", "allow_truncated", "preview", "max_pixels", "quality"}
 
 
 @dataclass(frozen=True)

@@ -182,3 +182,11 @@ def apply_change(
     with np.errstate(over="ignore"):
         result: NDArray[np.float32] = np.clip(enhanced + gain * enlarge(unseen, scale), -top, top)
     return result
+
+
+def reflected(length: int, multiple: int) -> NDArray[np.intp]:
+    """Where each row or column of a padded picture lies in the picture of ``length``: the result is
+    as long as the next multiple, reflected on both sides, as the authors of EnlightenGAN pad."""
+    missing = -length % multiple
+    # numpy's reflection goes back and forth where more is missing than the picture has.
+    return np.pad(np.arange(length), (missing // 2, missing - missing // 2), "reflect")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 import time
@@ -19,7 +18,7 @@ from PIL import Image
 from . import metrics
 from .enhancer import Enhancer
 from .errors import LLEnhanceError, MediaError, Refusal
-from .heldout import synthetic_test
+from .heldout import scenes, synthetic_test
 from .jobs import as_rgb8, read_picture
 from .media import files, images
 from .methods import Method
@@ -105,16 +104,10 @@ def split_of(table: Path, split: str) -> set[str]:
 
     Raises Refusal for a file that is no such table and for a split that it does not have.
     """
-    try:
-        with table.open(newline="", encoding="utf-8") as lines:
-            rows = [(r["stem"], r["split"]) for r in csv.DictReader(lines, delimiter="\t")]
-    except OSError as error:
-        raise Refusal(f"{table}: cannot be read ({error.strerror})") from None
-    except (KeyError, UnicodeDecodeError, csv.Error):
-        raise Refusal(f"{table}: expected tab-separated columns stem, scene, split") from None
-    stems = {stem for stem, own in rows if own == split}
+    splits = {stem: own for stem, (_, own) in scenes(table).items()}
+    stems = {stem for stem, own in splits.items() if own == split}
     if not stems:
-        known = ", ".join(sorted({str(own) for _, own in rows})) or "none"
+        known = ", ".join(sorted(set(splits.values()))) or "none"
         raise Refusal(f"{table}: no split {split!r} in it (there are: {known})")
     return stems
 

@@ -43,7 +43,7 @@ CUDA = [
     pytest.mark.skipif(not engines.cuda_devices(), reason="no NVIDIA GPU on this machine"),
 ]
 WITH_BF16 = pytest.mark.skipif(
-    not pytorch._cpu_has_bf16(), reason="this processor does not multiply in bf16"
+    not pytorch.cpu_has_bf16(), reason="this processor does not multiply in bf16"
 )
 
 
@@ -316,10 +316,10 @@ def test_no_pictures_in_a_tensor(opened):
 def test_reflection_is_numpys(length):
     planes = torch.arange(length * 3.0).reshape(1, 1, length, 3)
     padded, top, left = pytorch.reflect(planes, 16)
-    image = planes.numpy()[0, 0, :, :, None].repeat(3, 2)
-    expected, *place = enhancer.pad(image, 16)
-    np.testing.assert_array_equal(padded.numpy()[0, 0], expected[..., 0])
-    assert [top, left] == place
+    assert (top, left) == (-length % 16 // 2, 6)
+    around = [(top, -length % 16 - top), (left, 13 - left)]
+    expected = np.pad(planes.numpy()[0, 0], around, "reflect")
+    np.testing.assert_array_equal(padded.numpy()[0, 0], expected)
 
 
 # --- precision ------------------------------------------------------------------------------------
@@ -388,13 +388,13 @@ def test_tiles_in_reduced_precision_give_the_whole(opened, name, rng):
 
 def test_precision_is_what_the_device_has(monkeypatch):
     dln = METHODS["dln"]
-    monkeypatch.setattr(pytorch, "_cpu_has_bf16", lambda: False)
+    monkeypatch.setattr(pytorch, "cpu_has_bf16", lambda: False)
     assert pytorch._precision("cpu", "auto", dln) == "fp32"
     for wanted in ("bf16", "fp16"):
         with pytest.raises(DeviceError, match="emulates") as error:
             load("dln", engine="torch", device="cpu", precision=wanted)
         assert "\n" not in str(error.value)
-    monkeypatch.setattr(pytorch, "_cpu_has_bf16", lambda: True)
+    monkeypatch.setattr(pytorch, "cpu_has_bf16", lambda: True)
     assert pytorch._precision("cpu", "auto", dln) == "bf16"
     with pytest.raises(DeviceError, match="no layer of lightweight"):
         load("lightweight", engine="torch", device="cpu", precision="bf16")

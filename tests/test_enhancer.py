@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import llenhance
 from llenhance import METHODS, load
-from llenhance.enhancer import pad
 from llenhance.errors import ControlError, LLEnhanceError
 
 METHOD_NAMES = list(METHODS)
@@ -162,18 +161,6 @@ def test_what_is_no_picture_is_refused(enhancers, image):
     with pytest.raises(LLEnhanceError) as error:
         enhancers("lightweight").enhance(image)
     assert "\n" not in str(error.value)
-
-
-def test_pad_reflects_on_both_sides():
-    image = np.arange(5 * 6 * 3).reshape(5, 6, 3)
-    padded, top, left = pad(image, 16)
-    assert padded.shape == (16, 16, 3)
-    assert (top, left) == (5, 5)
-    np.testing.assert_array_equal(padded[top : top + 5, left : left + 6], image)
-    np.testing.assert_array_equal(padded[top - 1], padded[top + 1])
-    same, top, left = pad(padded, 16)
-    assert same is padded
-    assert (top, left) == (0, 0)
 
 
 def test_public_names():

@@ -8,6 +8,7 @@ from pictures import dark_scene_16
 
 from llenhance import pixels
 from llenhance.errors import LLEnhanceError
+from llenhance.pixels import reflected
 
 DTYPES = (np.uint8, np.uint16, np.float32)
 
@@ -168,3 +169,10 @@ def test_nan_becomes_black():
     assert pixels.from_float(np.array([[np.nan, 1]], np.float32), np.dtype(np.uint8)).tolist() == [
         [0, 255]
     ]
+
+
+def test_reflected_on_both_sides_to_a_multiple():
+    assert reflected(5, 8).tolist() == [1, 0, 1, 2, 3, 4, 3, 2]
+    assert reflected(8, 8).tolist() == list(range(8))
+    assert reflected(2, 8).tolist() == [1, 0, 1, 0, 1, 0, 1, 0]
+    assert reflected(1, 4).tolist() == [0, 0, 0, 0]

@@ -15,6 +15,7 @@ from ..checkpoints import Weights
 from ..errors import ControlError, DeviceError
 from ..methods import Method
 from ..networks.means import Means
+from ..pixels import reflected
 from .lanes import CudaLanes, Lanes, Recordings, Waiting
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -257,7 +258,7 @@ def _precision(device: str, wanted: str, method: Method) -> str:
         chosen = "fp16"
         where = f"of compute capability {major}.{minor}"
     else:
-        native = {"fp16": False, "bf16": device == "cpu" and _cpu_has_bf16()}
+        native = {"fp16": False, "bf16": device == "cpu" and cpu_has_bf16()}
         chosen = "bf16"
         where = "here"
     if wanted == "auto":
@@ -267,7 +268,8 @@ def _precision(device: str, wanted: str, method: Method) -> str:
     return wanted
 
 
-def _cpu_has_bf16() -> bool:
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies in bf16 by itself; emulated, it is ten times slower."""
     cpu: Any = torch.cpu  # these two have no public name
     return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
 
@@ -345,13 +347,11 @@ def from_planes(planes: Tensor, dtype: np.dtype[Any]) -> Tensor:
 
 
 def reflect(planes: Tensor, multiple: int) -> tuple[Tensor, int, int]:
-    """As :func:`llenhance.enhancer.pad`, for (N, 3, H, W) and on its device."""
-    first = []
-    for axis in (2, 3):
-        length = planes.shape[axis]
-        missing = -length % multiple
-        first.append(missing // 2)
-        if missing:
-            places = np.pad(np.arange(length), (missing // 2, missing - missing // 2), "reflect")
-            planes = planes.index_select(axis, torch.from_numpy(places).to(planes.device))
-    return planes, first[0], first[1]
+    """(N, 3, H, W) reflected at its edges to multiples of ``multiple``, on its device; and the rows
+    and columns added above and to the left. See :func:`llenhance.pixels.reflected`."""
+    height, width = planes.shape[2:]
+    for axis, length in ((2, height), (3, width)):
+        if length % multiple:
+            places = torch.from_numpy(reflected(length, multiple)).to(planes.device)
+            planes = planes.index_select(axis, places)
+    return planes, -height % multiple // 2, -width % multiple // 2

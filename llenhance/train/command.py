@@ -151,7 +151,10 @@ def train(
     from .paper import PAPER
     from .recipes import RECIPES, leave_out
 
-    chosen = leave_out((RECIPES if recipe == "default" else PAPER)[method], without)
+    recipes = RECIPES if recipe == "default" else PAPER
+    if method not in recipes:
+        raise Refusal(f"{method} has no {recipe} recipe")
+    chosen = leave_out(recipes[method], without)
     if vgg16 is not None and not chosen.compares_features:
         raise Refusal(f"{method} --recipe {recipe} compares no features: --vgg16 is of no use")
     if batch is not None:
@@ -208,7 +211,7 @@ def _read(
 
     What the residual method's synthetic test uses is left out where the recipe spares it.
     """
-    from ..heldout import synthetic_test
+    from ..heldout import SYNTHETIC, synthetic_test
     from .data import Data, one_per_scene, pictures, read, read_pairs
 
     data = Data()
@@ -237,7 +240,8 @@ def _read(
     data.dark = [read(path) for folder in dark for path in pictures(Path(folder))]
     if not any(all(getattr(data, kind) for kind in kinds) for kinds in recipe.needs):
         wanted = " or ".join(" and ".join(f"--{kind}" for kind in kinds) for kinds in recipe.needs)
-        note = " (100 are spared for its synthetic test)" if recipe.spares_synthetic_test else ""
+        spared_too = f" ({SYNTHETIC} are spared for its synthetic test)"
+        note = spared_too if recipe.spares_synthetic_test else ""
         raise Refusal(f"no pictures to train on: {recipe.method} needs {wanted}{note}")
     return data
 

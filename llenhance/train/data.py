@@ -4,7 +4,6 @@ Every draw takes its randomness from a generator that the caller seeds with (see
 that was killed and resumed sees exactly the pictures it would have seen.
 """
 
-import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import Refusal
+from ..heldout import scenes
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 Picture = NDArray[np.uint8]
@@ -89,14 +89,11 @@ def read_pairs(folder: Path) -> tuple[list[Pair], list[Pair]]:
     """(training, validation) pairs of a folder with ``low/`` and ``high/``.
 
     A ``scenes.tsv`` (stem, scene, split) beside them holds out its validation scenes; without it
-    all pairs are for training and each is a scene of its own.
+    all pairs are for training and each is a scene of its own. Raises Refusal where there are no
+    pairs, where the two of a pair differ in size, and for a table that cannot be read.
     """
-    splits: dict[str, tuple[str, str]] = {}
     table = folder / "scenes.tsv"
-    if table.is_file():
-        with table.open(newline="") as lines:
-            for row in csv.DictReader(lines, delimiter="\t"):
-                splits[row["stem"]] = (row["scene"], row["split"])
+    splits = scenes(table) if table.is_file() else {}
     training: list[Pair] = []
     validation: list[Pair] = []
     for low, high in matched(folder / "low", folder / "high"):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import checkpoints
+from ..engines.pytorch import cpu_has_bf16
 from ..errors import DeviceError, Refusal
 from ..methods import Method
 from . import curve, parallel
@@ -58,8 +59,7 @@ def native_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device == "cpu":
-        cpu: Any = torch.cpu  # these two have no public name
-        return bool(cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported())
+        return cpu_has_bf16()
     return False
 
 
