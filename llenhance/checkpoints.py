@@ -86,20 +86,21 @@ def find(method: Method, weights: str | Path | None = None) -> Weights:
     """The weights to use: a shipped set by name (default "general") or a file by path.
 
     Anything with a slash or the suffix .safetensors is a path. Raises WeightsError when there is
-    none, when it does not match the SHA256SUMS beside it, or when it is of another method.
+    none, when it or a graph of it does not match the SHA256SUMS beside it, or when it is of another
+    method.
     """
     given = "general" if weights is None else str(weights)
     if "/" in given or os.sep in given or given.endswith(".safetensors"):
         path = Path(given)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise WeightsError(f"{path}: no such file of weights")
         return _open(method, path, given)
     stem = method.name if given == "general" else f"{method.name}-{given}"
     for folder in folders():
         path = folder / f"{stem}.safetensors"
-        if path.is_file():
+        if os.path.isfile(path):
             return _open(method, path, given)
-    if Path(given).is_file():
+    if os.path.isfile(given):
         raise WeightsError(
             f"{given}: not a .safetensors file ('llenhance weights import' makes one of others)"
         )
@@ -112,15 +113,23 @@ def find(method: Method, weights: str | Path | None = None) -> Weights:
 def _open(method: Method, path: Path, name: str) -> Weights:
     digest = checksum(path)
     sums = path.parent / "SHA256SUMS"
-    expected = checksums(sums).get(path.name) if sums.is_file() else None
-    if expected is not None and expected != digest:
-        raise WeightsError(f"{path}: its SHA-256 is {digest}, {sums.name} says {expected}")
+    if sums.is_file():
+        graphs = [graph_path(path, method, scale) for scale in method.scales]
+        _compare({path: digest} | {g: checksum(g) for g in graphs if g.is_file()}, sums)
     metadata, tensors = read_header(path)
     owner = metadata.get("method")
     if owner != method.name:
         found = owner if owner in METHODS else "no method of this program"
         raise WeightsError(f"{path}: weights for {method.name} expected, found {found}")
     return Weights(name, path, digest, metadata.get("options", {}), tensors)
+
+
+def _compare(found: Mapping[Path, str], sums: Path) -> None:
+    expected = checksums(sums)
+    for path, digest in found.items():
+        if expected.get(path.name, digest) != digest:
+            said = expected[path.name]
+            raise WeightsError(f"{path}: its SHA-256 is {digest}, {sums.name} says {said}")
 
 
 def checksum(path: Path) -> str:
@@ -130,9 +139,12 @@ def checksum(path: Path) -> str:
 
 
 def checksums(path: Path) -> dict[str, str]:
-    """File name -> SHA-256 from a file in the format of ``sha256sum``."""
-    rows = (line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip())
-    return {name.strip().lstrip("*"): digest for digest, name in rows}
+    """File name -> SHA-256 from a file in the format of ``sha256sum``; WeightsError for another."""
+    try:
+        rows = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
+        return {name.strip().lstrip("*"): digest for digest, name in rows}
+    except (OSError, ValueError):
+        raise WeightsError(f"{path}: not a file of checksums as sha256sum writes them") from None
 
 
 def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:

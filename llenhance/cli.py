@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,12 +37,13 @@ from .train.command import train
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .jobs import Batch
+    from .jobs import Batch, Settings
     from .plan import Job, Plan
     from .report import Report
 
 # The same numbers as report.ExitStatus, which is not imported here: rich would slow --help down.
-FAILED, REFUSED, HANGUP, INTERRUPTED, TERMINATED = 1, 2, 129, 130, 143
+FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+STOPPED = {129: "hung up", 143: "terminated"}
 
 
 class EnhanceByDefault(click.Group):
@@ -230,7 +231,7 @@ def enhance(
         raw=video["raw"] is not None,
     )
     _check_compare(planned, compare, reference, on_exists)
-    _check_report(planned, batch.report)
+    _check_report(planned, batch.report, compare)
     if video["preview"] and any(job.kind != "video" for job in planned.jobs):
         raise Refusal("--preview takes videos")
     printed = [j for j in planned.jobs if j.target is None and not j.to_window]
@@ -240,7 +241,9 @@ def enhance(
         raise Refusal("--timeout goes with files, not with standard input")
     todo = Batch([job for job in planned.jobs if not job.skip], loading, settings, video)
     if dry_run:
-        device_list(device)  # refuses one that is not there, as the run would
+        device_list(device)  # refuses one that is not there, as the run would,
+        for job in todo.jobs:
+            digest(job.model)  # and weights
         check_videos(todo.jobs, settings, video)
         _print_plan(planned, as_json)
         raise click.exceptions.Exit(FAILED if planned.failures else 0)
@@ -253,15 +256,13 @@ def enhance(
         keep=batch.report is not None,
         fail_fast=batch.fail_fast,
     )
-    if batch.report is None:
+    written: AbstractContextManager[object] = nullcontext()
+    if batch.report is not None:
+        written = _written_report(batch.report, planned, todo, report)
+    with written:
         _run(planned, todo, report, batch.timeout)
-    else:
-        with _written_report(batch.report, planned, todo, report):
-            _run(planned, todo, report, batch.timeout)
-    if compare is not None and report.failures:
-        report.warn(compare, "is not written, since not every picture was")
-    elif compare is not None:
-        _write_sheet(planned.jobs, Path(compare), reference, settings.overwrite)
+        if compare is not None:
+            _write_sheet(planned.jobs, Path(compare), reference, settings, report)
     report.summary()
     raise click.exceptions.Exit(report.exit_status)
 
@@ -330,14 +331,23 @@ def _check_compare(
         raise Refusal("--reference goes with --compare")
     if compare is None:
         return
+    if planned.failures and not planned.jobs:
+        return  # what fails is told when its turn comes
     if len({job.source for job in planned.jobs}) > 1 or any(
         j.kind != "picture" or None in (j.source, j.target) for j in planned.jobs
     ):
         raise Refusal("--compare takes one picture, from a file to files")
-    if reference is not None and not Path(reference).is_file():
-        raise Refusal(f"{reference}: no such file")
+    from .errors import MediaError
+    from .inputs import SNIFFED
     from .media import files, images
 
+    if reference is not None:
+        try:
+            start = files.head(Path(reference), SNIFFED)
+        except MediaError as error:
+            raise Refusal(f"{reference}: {error}") from None
+        if images.sniff(start) is None:
+            raise Refusal(f"{reference}: is not a picture of a format that is read")
     path = Path(compare)
     named = images.format_of_suffix(path.suffix)
     if named is None or images.FORMATS[named].writes:
@@ -349,17 +359,21 @@ def _check_compare(
         raise Refusal(f"--compare {compare}: that is an input, an output or the reference")
     if os.path.lexists(path) and on_exists != "overwrite":
         raise Refusal(f"{compare} exists (--on-exists overwrite)")
+    files.check_name(path)
     files.check_writable(path.parent)
 
 
-def _check_report(planned: Plan, report: str | None) -> None:
+def _check_report(planned: Plan, report: str | None, compare: str | None) -> None:
     """A report replaces nothing but a report."""
     if report is None:
         return
     from .media import files
 
     path = Path(report)
+    files.check_name(path)
     files.check_writable(path.parent)
+    if compare is not None and files.same(Path(compare), path):
+        raise Refusal(f"{report}: the report and --compare are the same file")
     if any(job.target is not None and files.same(job.target, path) for job in planned.jobs):
         raise Refusal(f"{report}: the report and an output are the same file")
     if os.path.lexists(path) and not files.head(path).split()[:2] == [b"{", b'"llenhance":']:
@@ -458,8 +472,24 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
                 tell(status, "", "", source, reason)
 
 
-def _write_sheet(jobs: Sequence[Job], target: Path, reference: str | None, overwrite: bool) -> None:
+def _write_sheet(
+    jobs: Sequence[Job], target: Path, reference: str | None, settings: Settings, report: Report
+) -> None:
+    """The labelled picture of --compare, unless something before it failed."""
+    if report.failures:
+        report.warn(str(target), "is not written, since not every picture was")
+        return
+    try:
+        _make_sheet(jobs, target, reference, settings)
+    except LLEnhanceError as error:
+        report.failed(str(target), str(error))
+
+
+def _make_sheet(
+    jobs: Sequence[Job], target: Path, reference: str | None, settings: Settings
+) -> None:
     from . import sheets
+    from .errors import MediaError
     from .jobs import as_rgb8, read_picture
     from .media import files, images
     from .media.picture import Picture
@@ -467,11 +497,19 @@ def _write_sheet(jobs: Sequence[Job], target: Path, reference: str | None, overw
     paths = [("input", jobs[0].source), *((job.model, job.target) for job in jobs)]
     if reference is not None:
         paths.append(("reference", Path(reference)))
-    tiles = [(label, as_rgb8(read_picture(path))) for label, path in paths]
+    tiles = []
+    for label, path in paths:
+        try:
+            picture = read_picture(
+                path, settings.max_pixels, allow_truncated=settings.allow_truncated
+            )
+        except MediaError as error:
+            raise MediaError(f"{path}: {error}") from None
+        tiles.append((label, as_rgb8(picture)))
     sheet = Picture([sheets.grid(tiles)], "png")
     data = images.encode(sheet, images.format_of_suffix(target.suffix) or "png")
     files.make_folder(target.parent)
-    with files.publish(target, overwrite=overwrite) as temporary:
+    with files.publish(target, overwrite=settings.overwrite) as temporary:
         temporary.write_bytes(data)
 
 
@@ -539,14 +577,18 @@ def weights() -> None:
 def import_weights(method: str, file: Path, output: Path) -> None:
     """Convert the authors' checkpoint FILE to OUT (.safetensors) with its graph beside it."""
     from . import checkpoints, export
+    from .media import files
 
     if output.suffix != ".safetensors":
         raise Refusal(f"{output}: weights are written as .safetensors")
-    if output.exists():
-        raise Refusal(f"{output} exists")
-    export.check_usable()
     row = METHODS[method]
+    for path in (output, *(checkpoints.graph_path(output, row, scale) for scale in row.scales)):
+        if os.path.lexists(path):
+            raise Refusal(f"{path} exists")
+    files.check_writable(output.absolute().parent)
+    export.check_usable()
     state, options = checkpoints.import_authors(row, file)
+    files.make_folder(output.absolute().parent)
     checkpoints.save(output, row, state, options)
     export.export(row, checkpoints.find(row, output.absolute()))
     click.echo(f"{output}: {method} from {file}", err=True)
@@ -572,8 +614,27 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
+def _open_closed_streams() -> None:
+    """Stand-ins for standard streams that are closed, as cron and daemons leave them.
+
+    Standard input is at its end; standard output fails when it is written to, as for other
+    programs; what would be told on stderr is lost. Without them the next file that is opened
+    would be what is taken for standard output.
+    """
+    for name, flags, mode in (
+        ("stdin", os.O_RDONLY, "r"),
+        ("stdout", os.O_RDONLY, "w"),
+        ("stderr", os.O_WRONLY, "w"),
+    ):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, flags)
+            os.set_inheritable(descriptor, True)  # for the worker process
+            setattr(sys, name, os.fdopen(descriptor, mode))
+
+
 def main() -> None:
     """Run the command and exit with its status."""
+    _open_closed_streams()
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
             signal.signal(getattr(signal, name), _stop)
@@ -588,18 +649,27 @@ def main() -> None:
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         hint = f" ({where} --help)" if where else ""
-        click.echo(f"llenhance: {shown(error.format_message())}{hint}", err=True)
+        message = error.format_message().replace("\n\t", " ")  # click lists choices in lines
+        if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is all the help
+            message = "nothing is asked for"
+        click.echo(f"llenhance: {shown(message)}{hint}", err=True)
         sys.exit(REFUSED)
     except LLEnhanceError as error:
         click.echo(f"llenhance: {shown(str(error))}", err=True)
         sys.exit(REFUSED if isinstance(error, Refusal) else FAILED)
+    except SystemExit as ending:
+        if ending.code in STOPPED:
+            with suppress(OSError):  # the terminal may be gone
+                click.echo(f"llenhance: {STOPPED[ending.code]}", err=True)
+        raise
     except BrokenPipeError:
         # The reader has left: end quietly, and keep Python from flushing into the pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
     except OSError as error:
-        if error.filename is not None:  # of a file, and not foreseen
-            raise
+        if error.filename is not None:
+            click.echo(f"llenhance: {shown(str(error.filename))}: {error.strerror}", err=True)
+            sys.exit(FAILED)
         click.echo(f"llenhance: cannot write standard output: {error.strerror}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)

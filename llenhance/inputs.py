@@ -159,6 +159,9 @@ def collect(
                 found.failures.append((str(path), reason))
         elif chosen(item.under or Path(path.name)):
             _add(path, found, under=item.under, matched=item.matched)
+    if named and not found.sources and not found.failures:
+        more = f" and {len(named) - 1} more" if len(named) > 1 else ""
+        found.failures.append((f"{named[0].path}{more}", "nothing of it is to be enhanced"))
 
 
 def _frames_wait() -> bool:

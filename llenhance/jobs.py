@@ -190,9 +190,10 @@ class Loading:
                 f" ({enhancer.note}),"
                 f" weights {enhancer.weights.name} {enhancer.weights.digest[:12]}"
             )
-            if self.device == "auto" and enhancer.device != "cpu":
-                report.say(f"using {enhancer.device}", 0)
             enhancers[model] = enhancer
+        if self.device == "auto":
+            for chosen in dict.fromkeys((e.device, e.note) for e in enhancers.values()):
+                report.say("using {} ({})".format(*chosen), 0)
         return enhancers
 
 

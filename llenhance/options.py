@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
 from .errors import Refusal
 from .methods import METHODS
+
+if TYPE_CHECKING:
+    _FloatType = click.ParamType[float]
+else:  # click before 8.4 knows no other
+    _FloatType = click.ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
 N = TypeVar("N", int, float)
@@ -20,10 +26,11 @@ N = TypeVar("N", int, float)
 
 def models_callback(_ctx: click.Context, _param: click.Parameter, value: str) -> list[str]:
     """METHOD[,METHOD...] or all."""
-    names = list(METHODS) if value == "all" else [name.strip() for name in value.split(",")]
-    for name in names:
-        if name not in METHODS:
+    names: list[str] = []
+    for name in map(str.strip, value.split(",")):
+        if name != "all" and name not in METHODS:
             raise click.BadParameter(f"{name!r} is none of {', '.join(METHODS)} and all")
+        names += METHODS if name == "all" else [name]
     return list(dict.fromkeys(names))
 
 
@@ -172,7 +179,7 @@ def batch_options(command: F) -> F:
             click.option("--fail-fast", is_flag=True, help="Stop at the first failure."),
             click.option(
                 "--timeout",
-                type=click.FloatRange(0, min_open=True),
+                type=Number(0, min_open=True),
                 metavar="SECONDS",
                 help="For one file, not standard input; it fails, the others go on.",
             ),
@@ -375,7 +382,17 @@ def video_options(command: F) -> F:
     return cast(F, gathered)
 
 
-class Seconds(click.ParamType[float]):
+class Number(click.FloatRange):
+    """A number in a range, which "nan" is not: it passes every comparison."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number", param, ctx)
+        return number
+
+
+class Seconds(_FloatType):
     """Seconds, or [hours:]minutes:seconds."""
 
     name = "time"

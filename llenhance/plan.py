@@ -178,17 +178,23 @@ def _target(source: Source, model: str, names: Names) -> tuple[Path | None, Path
         raise Refusal("a camera has no name: give the output as a file")
     name = source.under or Path(source.path.name)
     suffix = _suffix(source, names)
-    templated = _fill(names.template, name.stem, model, suffix)
+    stem = _stem(name)
+    templated = _fill(names.template, stem, model, suffix)
     if output is None:
         if source.folder is None:
             return source.path.with_name(templated), None
         root = _beside(source.folder, model)
-        return root / name.with_suffix(suffix), root
+        return root / name.with_name(stem + suffix), root
     root = place = Path(output)
     if source.folder is not None and names.inputs > 1:
         place /= os.path.basename(os.path.abspath(source.folder))
-    inner = name.with_name(templated) if names.models > 1 else name.with_suffix(suffix)
-    return place / inner, root
+    return place / name.with_name(templated if names.models > 1 else stem + suffix), root
+
+
+def _stem(name: Path) -> str:
+    """A name without its suffix, where that is one: "IMG.0001" has none."""
+    known = images.format_of_suffix(name.suffix) is not None or files.is_video(name, b"")
+    return name.stem if known else name.name
 
 
 def _beside(folder: Path, model: str) -> Path:
@@ -224,7 +230,7 @@ def written_as(format_name: str) -> str:
 def _fill(template: str, stem: str, model: str, suffix: str) -> str:
     try:
         name = template.format(stem=stem, model=model, ext=suffix)
-    except (KeyError, IndexError, ValueError, AttributeError):
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError):
         raise Refusal(
             f"name template {template!r}: it may hold {{stem}}, {{model}} and {{ext}}"
         ) from None
@@ -247,6 +253,8 @@ def _refuse_clashes(jobs: list[Job]) -> None:
         other = owners.setdefault(key, job)
         if other is not job:
             if other.source is not None and other.source == job.source:
+                if other.model == job.model:
+                    raise Refusal(f"{job.name} is named twice")
                 why = f"{other.model} and {job.model} (the template needs {{model}})"
                 raise Refusal(f"{job.name}: {why} would both write {job.target}")
             raise Refusal(f"{other.name} and {job.name} would both write {job.target}")
@@ -325,12 +333,16 @@ def _free(target: Path) -> Path:
 
 
 def _check_places(jobs: list[Job]) -> None:
-    """Refuse folders that take no files, and those that a link leads out of the output."""
+    """Refuse names that are too long, folders that take no files, and those that a link leads out
+    of the output."""
     checked = set()
     for job in jobs:
-        if job.target is None or job.skip or job.target.parent in checked:
+        if job.target is None or job.skip:
             continue
+        files.check_name(job.target)
         place = job.target.parent
+        if place in checked:
+            continue
         checked.add(place)
         if job.folder is not None and not files.inside(
             os.path.realpath(place), os.path.realpath(job.folder)

@@ -31,9 +31,7 @@ class ExitStatus(IntEnum):
     OK = 0
     FAILED = 1  # something asked for is not there
     REFUSED = 2  # nothing was started
-    HANGUP = 129
     INTERRUPTED = 130
-    TERMINATED = 143
 
 
 class Rate(ProgressColumn):

@@ -111,6 +111,21 @@ def test_a_changed_byte_is_refused(tmp_path):
         checkpoints.find(METHODS["dln"], str(path))
 
 
+def test_a_changed_graph_is_refused(tmp_path):
+    path = make(tmp_path)
+    graph = path.with_suffix(".onnx")
+    graph.write_bytes(b"graph")
+    sums = tmp_path / "SHA256SUMS"
+    sums.write_text("".join(f"{checkpoints.checksum(p)}  {p.name}\n" for p in (path, graph)))
+    assert checkpoints.find(METHODS["dln"], str(path)).path == path
+    graph.write_bytes(b"other")
+    with pytest.raises(WeightsError, match=r"dln\.onnx: its SHA-256"):
+        checkpoints.find(METHODS["dln"], str(path))
+    sums.write_text("no sums\n\x80word\n")
+    with pytest.raises(WeightsError, match="not a file of checksums"):
+        checkpoints.find(METHODS["dln"], str(path))
+
+
 def test_checksums_are_those_of_sha256sum(tmp_path):
     path = make(tmp_path)
     assert checkpoints.checksum(path) == hashlib.sha256(path.read_bytes()).hexdigest()

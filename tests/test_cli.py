@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,6 +184,50 @@ def test_a_comparison_that_lacks_a_picture_is_not_made(tmp_path):
     assert everything(tmp_path) == ["bad.jpg", "photo.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--reference", "bad.txt"), "bad.txt: is not a picture of a format that is read"),
+        (("--reference", "nix.png"), "nix.png: "),
+        (("--report", "sheet.png"), "the report and --compare are the same file"),
+    ],
+)
+@pytest.mark.usefixtures("photo")
+def test_a_comparison_is_checked_before_the_work(tmp_path, words, told):
+    (tmp_path / "bad.txt").write_text("words")
+    assert told in refused("photo.jpg", *FAST, "--compare", "sheet.png", *words, cwd=tmp_path)
+    assert everything(tmp_path) == ["bad.txt", "photo.jpg"]
+
+
+@pytest.mark.usefixtures("photo")
+def test_a_comparison_of_nothing(tmp_path):
+    words = ("photo.jpg", *FAST, "--compare", "sheet.png", "--exclude", "*.jpg")
+    assert "nothing of it is to be enhanced" in refused(*words, status=1, cwd=tmp_path)
+    assert everything(tmp_path) == ["photo.jpg"]
+
+
+@pytest.mark.usefixtures("photo")
+def test_a_comparison_of_a_truncated_picture(tmp_path):
+    cut = tmp_path / "cut.jpg"
+    data = picture(tmp_path / "whole.jpg", 200, 300).read_bytes()
+    cut.write_bytes(data[: len(data) * 2 // 3])
+    ok("cut.jpg", *FAST, "--allow-truncated", "--compare", "sheet.png", cwd=tmp_path)
+    assert size(tmp_path / "sheet.png")[0] > 300
+
+
+@pytest.mark.usefixtures("photo")
+def test_a_comparison_that_fails_is_in_the_report(tmp_path):
+    picture(tmp_path / "bad.png", 200, 300)
+    data = (tmp_path / "bad.png").read_bytes()
+    (tmp_path / "bad.png").write_bytes(data[: len(data) // 2])
+    words = ("--compare", "sheet.png", "--reference", "bad.png", "--report", "r.json")
+    text = refused("photo.jpg", *FAST, *words, status=1, cwd=tmp_path)
+    assert "sheet.png: bad.png: " in text
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["exit_status"] == 1
+    assert report["counts"]["failed"] == 1
+
+
 @pytest.mark.usefixtures("photo")
 def test_several_methods_into_a_folder(tmp_path):
     ok("photo.jpg", "-m", "lightweight,residual", "-o", "out", cwd=tmp_path)
@@ -244,9 +289,14 @@ def test_a_folder_of_folders_is_pointed_to(tree):
 
 
 def test_mistakes_in_the_command_are_told_in_one_line(photo):
-    for words in ((), ("-m", "moon", photo), ("--nix", photo), ("train",), ("--scale", "x", photo)):
+    for words in (
+        (), ("weights",), ("train",), ("-m", "moon", photo), ("--nix", photo),
+        ("--scale", "x", photo), ("--timeout", "nan", photo), ("--weights", "w" * 300, photo),
+        ("--compare", "c" * 300 + ".png", photo), ("--dry-run", "--weights", "nix", photo),
+    ):  # fmt: skip
         text = refused(*words)
         assert text.startswith("llenhance: ")
+        assert "\\n" not in text
         assert text.count("\n") == 1
 
 
@@ -476,6 +526,35 @@ def test_quiet_and_verbose(photo, tmp_path):
     assert ok(photo, *FAST, "-o", tmp_path / "n.jpg").stdout == b""
 
 
+# --- standard streams that are closed, as under cron ----------------------------------------------
+
+
+def closed(photo, words):
+    """What the shell gets of a command in whose words a stream is closed."""
+    command = f"{sys.executable} -m llenhance {words}"
+    return subprocess.run(
+        ["sh", "-c", command], cwd=photo.parent, capture_output=True, env=ENVIRONMENT,
+        check=False, timeout=TIMEOUT,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the words are a shell's")
+def test_closed_standard_streams(photo, tmp_path):
+    shutil.copy(photo, tmp_path / "b.jpg")
+    done = closed(photo, "photo.jpg -m lightweight -o out.jpg 2>&-")
+    assert (done.returncode, size(tmp_path / "out.jpg")) == (0, (30, 20))
+    done = closed(photo, "photo.jpg b.jpg -m lightweight -o many/ <&- >&- 2>&-")  # with a worker
+    assert (done.returncode, everything(tmp_path / "many")) == (0, ["b.jpg", "photo.jpg"])
+    done = closed(photo, "- -m lightweight -o none.jpg <&-")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, b"standard input: is empty")
+    for words in ("-o - >&-", "--json -o told.jpg >&-"):
+        done = closed(photo, f"photo.jpg -m lightweight {words}")
+        assert done.returncode == 1
+        assert b"cannot write standard output: Bad file descriptor" in done.stderr
+        assert b"Traceback" not in done.stderr
+    assert not (tmp_path / "none.jpg").exists()
+
+
 # --- signals --------------------------------------------------------------------------------------
 
 
@@ -495,6 +574,8 @@ def test_a_signal_leaves_whole_files_only(tmp_path, number):
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert b"Traceback" not in stderr
+    told = {"SIGINT": b"interrupted", "SIGTERM": b"terminated", "SIGHUP": b"hung up"}
+    assert stderr.splitlines()[-1] == b"llenhance: " + told[signal.Signals(number).name]
     found = everything(out)
     assert 0 < len(found) < 40
     assert all(size(out / name) == (400, 300) for name in found)  # and no temporary files
@@ -558,3 +639,9 @@ def test_weights_import_runs(photo, tmp_path):
     assert "exists" in refused(
         "weights", "import", "lightweight", "sci.pt", "-o", "my.safetensors", cwd=tmp_path
     )
+    graph = tmp_path / "other.onnx"
+    graph.write_bytes(b"mine")
+    assert "other.onnx exists" in refused(
+        "weights", "import", "lightweight", "sci.pt", "-o", "other.safetensors", cwd=tmp_path
+    )
+    assert graph.read_bytes() == b"mine"

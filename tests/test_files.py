@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +61,27 @@ def test_publish_takes_the_permissions_of_the_source(tmp_path):
     with files.publish(tmp_path / "out.bin", overwrite=False, like=source) as temporary:
         temporary.write_bytes(b"y")
     assert (tmp_path / "out.bin").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="no users here")
+def test_a_read_only_original_has_a_read_only_copy():
+    """As a user: to root nothing is read-only."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:  # pytest's own is root's alone
+        folder = Path(name)
+        folder.chmod(0o777)
+        source = folder / "in.bin"
+        source.write_bytes(b"x")
+        source.chmod(0o444)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            with files.publish(folder / "out.bin", overwrite=False, like=source) as temporary:
+                temporary.write_bytes(b"y")
+        finally:
+            os.seteuid(user)
+        assert (folder / "out.bin").read_bytes() == b"y"
+        assert (folder / "out.bin").stat().st_mode & 0o777 == 0o444
 
 
 def test_publish_takes_a_name_of_250_bytes(tmp_path):

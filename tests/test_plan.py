@@ -38,6 +38,50 @@ def targets(*inputs, **options):
     return [(str(job.source), str(job.target)) for job in found.jobs]
 
 
+# --- names ----------------------------------------------------------------------------------------
+
+
+def test_what_follows_a_dot_is_not_always_a_suffix():
+    make("d/IMG.0001", "d/IMG.0002", "d/a 1.5 beta", "d/b.jpg")
+    inside = [target for _, target in targets("d", output=None)]
+    assert inside == [
+        "d_dln/IMG.0001.png", "d_dln/IMG.0002.png", "d_dln/a 1.5 beta.png", "d_dln/b.jpg",
+    ]  # fmt: skip
+    assert targets("d/IMG.0001", output=None) == [("d/IMG.0001", "d/IMG.0001_dln.png")]
+
+
+def test_a_file_named_twice():
+    make("a.png")
+    with pytest.raises(Refusal, match=r"^a\.png is named twice$"):
+        plan("a.png", "a.png")
+
+
+def test_a_name_that_is_too_long():
+    make("n" * 250 + ".png")
+    with pytest.raises(Refusal, match="the name is too long"):
+        plan("n" * 250 + ".png", output=None)
+
+
+@pytest.mark.parametrize("template", ["{stem[x]}{ext}", "{stem.x}{ext}", "{0}", "{", "{x}"])
+def test_a_template_that_cannot_be_filled(template):
+    make("a.png")
+    with pytest.raises(Refusal, match=r"it may hold \{stem\}, \{model\} and \{ext\}"):
+        plan("a.png", output=None, template=template)
+
+
+def test_nothing_is_left_to_do():
+    make("a.png", "b.png")
+    (open("notes.txt", "w")).close()
+    for inputs, options in (
+        (["a.png"], {"include": ["*.jpg"]}),
+        (["a.png", "b.png"], {"exclude": ["*.png"]}),
+        (["*.txt"], {}),
+    ):
+        found = plan(*inputs, **options)
+        assert found.jobs == []
+        assert [reason for _, reason in found.failures] == ["nothing of it is to be enhanced"]
+
+
 # --- patterns -------------------------------------------------------------------------------------
 
 

@@ -200,12 +200,12 @@ def publish(
     temporary = target.parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
     try:
         yield temporary
+        with temporary.open("rb+") as file:  # before it is as read-only as its original may be
+            os.fsync(file.fileno())
         if like is not None:
             os.chmod(temporary, like.stat().st_mode & 0o777)
             if times:
                 copy_times(like, temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
         if overwrite:
             os.replace(temporary, target)
         else:
@@ -255,12 +255,25 @@ def _sync_folder(folder: Path) -> None:
 
 def check_replaceable(target: Path) -> None:
     """Raises Refusal for what no file may take the place of: a folder, a pipe, a device."""
-    if target.is_dir():
+    if os.path.isdir(target):
         raise Refusal(f"{target} is a folder")
     folder = os.path.realpath(target.parent)
     special = folder == "/dev" or inside(folder, "/proc")  # there, even what is a regular file
-    if special or (target.exists() and not target.is_file()):
+    if special or (os.path.exists(target) and not os.path.isfile(target)):
         raise Refusal(f"{target} is not a regular file (-o - writes to standard output)")
+
+
+def check_name(target: Path) -> None:
+    """Raises Refusal for a name that is too long for its folder."""
+    folder = target.parent
+    while not os.path.exists(folder) and folder != folder.parent:
+        folder = folder.parent
+    most = 255
+    if hasattr(os, "pathconf"):
+        with suppress(OSError, ValueError):
+            most = os.pathconf(folder, "PC_NAME_MAX")
+    if len(os.fsencode(target.name)) > most:
+        raise Refusal(f"{target}: the name is too long")
 
 
 def make_folder(folder: Path) -> None:

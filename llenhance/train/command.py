@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import click
 from ..errors import Refusal
 from ..media import files
 from ..methods import METHODS
+from ..options import Number
 
 if TYPE_CHECKING:
     from .data import Data
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 @click.option("--validate-pairs", default=22, show_default=True, help="At most so many, by scene.")
 @click.option(
     "--validate-every",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     metavar="MINUTES",
     help="Minutes of training between validations. [default: 5; with --steps, 20 times a run, at"
     " steps that no clock decides]",
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 )
 @click.option("-o", "--output", required=True, metavar="RUN", help="The folder of this run.")
 @click.option("--steps", type=click.IntRange(min=1), help="Train for so many steps.")
-@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Or for so long.")
+@click.option("--minutes", type=Number(min=0, min_open=True), help="Or for so long.")
 @click.option(
     "--recipe",
     type=click.Choice(["default", "paper"]),
@@ -79,7 +81,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     help="Peak learning rate. [default: the recipe's]",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -221,8 +223,8 @@ def _read(
             share = float(weight)
         except ValueError:
             raise Refusal(f"--pairs {given}: {weight!r} is no number") from None
-        if share <= 0:
-            raise Refusal(f"--pairs {given}: a weight is above 0")
+        if not 0 < share < math.inf:
+            raise Refusal(f"--pairs {given}: a weight is a number above 0")
         training, held_out = read_pairs(Path(name))
         if include_validation:
             training, held_out = training + held_out, []

@@ -60,7 +60,11 @@ class Data:
 
 def read(path: Path) -> Picture:
     """An 8-bit RGB picture; raises Refusal when the file is none."""
-    image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise Refusal(f"{path}: {error.strerror or error}") from None
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
         raise Refusal(f"{path}: not a picture")
     return np.ascontiguousarray(image[:, :, ::-1], np.uint8)
