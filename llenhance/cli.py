@@ -185,6 +185,7 @@ def enhance(
     """
     _bound_threads(threads)  # before anything loads numpy
     # Half of what importing OpenVINO takes is its converter of models, which OpenVINO does without.
+    # Here and not beside the engine: a program that imports llenhance may want that converter.
     sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
     given = {name: value for name, value in controls.items() if value is not None}
     _check_controls(models, given, scale, strength)

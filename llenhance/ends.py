@@ -44,13 +44,12 @@ class Choice:
     max_pixels: int = MAX_PIXELS  # of a frame, checked before it is decoded
     strip: bool = False  # write no metadata
     quality: int | None = None  # of numbered pictures
+    duration: float | None = None  # seconds, of a camera
 
     @property
     def raw_format(self) -> RawFormat | None:
         """Raises Refusal for words that are no such format."""
         return None if self.raw is None else raw_format(self.raw)
-
-    duration: float | None = None  # seconds, of a camera
 
 
 # Choices that decide whether and how a video is made, not what it is: the journal leaves them out.

@@ -157,7 +157,8 @@ class Enhancer:
 
         Returns an array of the same layout and dtype, (scale*H, scale*W); alpha is kept as it is.
         Raises ControlError for a control that the method lacks or a value out of range, and
-        LLEnhanceError for an array that is no picture.
+        LLEnhanceError for an array that is no picture or where memory does not even do for the
+        smallest tile.
         """
         scale, settings = check(self.method, strength, scale, return_map, controls)
         if fast:
@@ -288,7 +289,7 @@ class Enhancer:
 
         A batch of one size and dtype is one run of the network, whatever memory that takes. On an
         NVIDIA GPU the next batch is taken and begun before this one is waited for, so that copying
-        and computing overlap; elsewhere nothing is taken ahead.
+        and computing overlap; elsewhere nothing is taken ahead. Raises as :meth:`enhance` does.
         """
         scale, settings = check(self.method, strength, scale, False, controls)
         begun: deque[Callable[[], list[NDArray[Any]]]] = deque()

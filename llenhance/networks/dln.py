@@ -104,7 +104,7 @@ class DLN(nn.Module):
         self.tail.bias.data.zero_()  # type: ignore[union-attr]
 
     def predict(self, x: Tensor, means: Means | None = None) -> Tensor:
-        """Y = X + E(X) before the clamp: what the losses compare."""
+        """Y = X + E(X) before the clamp, (N, 3, H, W) as ``x``: what the losses compare."""
         means = means or Means()
         brightness = x.amax(1, keepdim=True)
         new = self.head(torch.cat((2 * x - 1, brightness), 1))

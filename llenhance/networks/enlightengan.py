@@ -79,7 +79,8 @@ class EnlightenGAN(nn.Module):
         self.tail = nn.Conv2d(WIDTHS[0], 3, 1)
 
     def predict(self, x: Tensor, gated: bool = True) -> Tensor:
-        """Y before the clamp. ``gated=False`` drops the attention from features and residual."""
+        """Y before the clamp, (N, 3, H, W) as ``x``; ``gated=False`` drops the attention from the
+        features and the residual."""
         darkness = attention(x)
         gates = [darkness]
         for _ in range(4):
