@@ -404,13 +404,15 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
         return terms
     # The fixed features are weaker than VGG's, so they weigh more; and since they see luma
     # only, the input's own colours are preserved by a term beside them. Without it the
-    # network paints yellow skies and blue halos that the discriminators let pass. Black has no
-    # colour to preserve: without its own term it becomes navy.
+    # network paints yellow skies and blue halos that the discriminators let pass, and where it
+    # does not hold for pictures with lamps, which no discriminator sees, green halos. Black has
+    # no colour to preserve: without its own term it becomes navy.
+    coloured = torch.cat([batch[name] for name in ("low", "bright", "lit")])
     share = 1 if isinstance(modules["features"], losses.VGG16) else 3
     return terms | {
         "features": share * preserved(modules, batch, fake),
-        "colours": 10 * losses.colour_angle(fake, batch["low"]),
-        "black": 3 * losses.colour_of_black(fake, batch["input"]),
+        "colours": 20 * losses.colour_angle(answers, coloured),
+        "black": 3 * losses.colour_of_black(answers, torch.cat(asked)),
         "features_local": share * preserved_locally(modules, batch, fake),
     }
 
