@@ -16,8 +16,9 @@ from .methods import METHODS
 from .options import engine_options
 
 if TYPE_CHECKING:
+    from .pixels import Rgb8
     from .report import Report
-    from .scores import Case, Contender, Picture, Result, Scores
+    from .scores import Case, Contender, Result, Scores
 
 TILES = 6  # pictures of a contact sheet
 ALL = "all"
@@ -110,7 +111,7 @@ def evaluate(
     rows: list[list[Scores]] = [[] for _ in contenders]
     places = {round(i * (len(cases) - 1) / (TILES - 1)) for i in range(TILES)}
     shown = {cases[place].name for place in places} if sheet is not None else set()
-    tiles: list[list[tuple[str, Picture]]] = []
+    tiles: list[list[tuple[str, Rgb8]]] = []
     if as_csv:
         click.echo("image,method,psnr,ssim,psnr_best_gain,niqe,newly_clipped,seconds_per_megapixel")
     with report.tracking():
@@ -351,7 +352,7 @@ def _print_notes(
 # --- the sheet ------------------------------------------------------------------------------------
 
 
-def _tiles(result: Result, contenders: Sequence[Contender]) -> list[tuple[str, Picture]]:
+def _tiles(result: Result, contenders: Sequence[Contender]) -> list[tuple[str, Rgb8]]:
     """A row of the sheet: the input, each method and prediction, the reference."""
     from .scores import CLASSIC
 
@@ -363,7 +364,7 @@ def _tiles(result: Result, contenders: Sequence[Contender]) -> list[tuple[str, P
     return [(label, _small(picture, 2400 // len(row))) for label, picture in row]
 
 
-def _small(picture: Picture, width: int) -> Picture:
+def _small(picture: Rgb8, width: int) -> Rgb8:
     """No wider than a tile: six rows of large photographs would fill the memory."""
     from .scores import resized
 
@@ -372,13 +373,13 @@ def _small(picture: Picture, width: int) -> Picture:
     return resized(picture, width, max(1, round(picture.shape[0] * width / picture.shape[1])))
 
 
-def _write_sheet(rows: Sequence[list[tuple[str, Picture]]], target: Path) -> None:
+def _write_sheet(rows: Sequence[list[tuple[str, Rgb8]]], target: Path) -> None:
     from . import sheets
     from .media import files, images
-    from .media.picture import Picture as Whole
+    from .media.picture import Picture
 
     page = sheets.grid([tile for row in rows for tile in row], columns=len(rows[0]))
-    data = images.encode(Whole([page], "png"), images.format_of_suffix(target.suffix) or "png")
+    data = images.encode(Picture([page], "png"), images.format_of_suffix(target.suffix) or "png")
     files.make_folder(target.absolute().parent)
     with files.publish(target, overwrite=False) as temporary:
         temporary.write_bytes(data)

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import LLEnhanceError
+from .pixels import Rgb8
 
-Picture = NDArray[np.uint8]
 Frame = NDArray[np.uint8] | NDArray[np.uint16]
 Floats = NDArray[np.float64]
 
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 # Against a reference
 
 
-def psnr(out: Picture, reference: Picture) -> float:
+def psnr(out: Rgb8, reference: Rgb8) -> float:
     """Peak signal-to-noise ratio in dB over all samples; infinite for equal pictures.
 
     Both (H, W, 3) uint8 of one size. Raises LLEnhanceError for anything else.
@@ -33,7 +33,7 @@ def psnr(out: Picture, reference: Picture) -> float:
     return _decibels(float(np.mean(np.square(out.astype(np.float32) - reference))))
 
 
-def psnr_best_gain(out: Picture, reference: Picture) -> float:
+def psnr_best_gain(out: Rgb8, reference: Rgb8) -> float:
     """PSNR in dB after ``out`` is multiplied by the one number that brings it closest.
 
     A diagnosis, not a result: what remains is colour, noise and structure, what it gains over
@@ -47,7 +47,7 @@ def psnr_best_gain(out: Picture, reference: Picture) -> float:
     return _decibels(float(np.mean(np.square(np.minimum(gain * values, 255) - target))))
 
 
-def ssim(out: Picture, reference: Picture) -> float:
+def ssim(out: Rgb8, reference: Rgb8) -> float:
     """Structural similarity, at most 1: the mean over the picture and its three channels.
 
     Wang, Bovik, Sheikh, Simoncelli, "Image Quality Assessment: From Error Visibility to
@@ -78,7 +78,7 @@ def ssim(out: Picture, reference: Picture) -> float:
     return math.fsum(scores) / 3
 
 
-def newly_clipped(low: Picture, out: Picture) -> float:
+def newly_clipped(low: Rgb8, out: Rgb8) -> float:
     """Share (0 to 1) of the pixels of ``out`` at 255 in a channel that were at 255 in none.
 
     ``low`` is the input, (H, W, 3) uint8; ``out`` is the output, of the same size or of a whole

@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 
 from .errors import LLEnhanceError, MediaError, Refusal
-from .metrics import Floats, Picture, check_picture
+from .metrics import Floats, check_picture
+from .pixels import Rgb8
 
 _BLOCK = 96  # pixels a side at the first scale, half of it at the second
 _SHARP = 0.75  # share of a picture's sharpest block that a block needs to count in a model
@@ -78,7 +79,7 @@ class NiqeModel:
         np.savez(file, mean=np.float32(self.mean), covariance=np.float32(self.covariance))
 
 
-def niqe(image: Picture, model: NiqeModel) -> float | None:
+def niqe(image: Rgb8, model: NiqeModel) -> float | None:
     """The picture's distance from ``model``: lower is more natural.
 
     ``image``: (H, W, 3) uint8 RGB. None where there are fewer than two whole blocks of 96x96
@@ -95,7 +96,7 @@ def niqe(image: Picture, model: NiqeModel) -> float | None:
     return math.sqrt(max(float(distance @ np.linalg.pinv(covariance) @ distance), 0.0))
 
 
-def fit_niqe(pictures: Iterable[Picture]) -> NiqeModel:
+def fit_niqe(pictures: Iterable[Rgb8]) -> NiqeModel:
     """Fit a model to good photographs: (H, W, 3) uint8 RGB, at least 96x96 pixels to count.
 
     Takes from each picture the blocks that are at least 0.75 times as sharp as its sharpest, as
@@ -116,7 +117,7 @@ def fit_niqe(pictures: Iterable[Picture]) -> NiqeModel:
     return NiqeModel(blocks.mean(0), np.cov(blocks, rowvar=False))
 
 
-def _blocks(image: Picture) -> tuple[Floats, Floats]:
+def _blocks(image: Rgb8) -> tuple[Floats, Floats]:
     """Features (B, 36) and sharpness (B,) of the whole 96x96 blocks of a picture; a flat block's
     features are not finite."""
     rows, columns = image.shape[0] // _BLOCK, image.shape[1] // _BLOCK
@@ -224,7 +225,7 @@ def main(arguments: Sequence[str]) -> int:
     folder, target = Path(arguments[0]), Path(arguments[1])
     paths = sorted(path for path in folder.glob("*") if path.is_file())
 
-    def pictures() -> Iterable[Picture]:
+    def pictures() -> Iterable[Rgb8]:
         for path in paths:
             picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
             if picture is None:

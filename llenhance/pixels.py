@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .errors import LLEnhanceError
 
 Array: TypeAlias = NDArray[Any]
+Rgb8: TypeAlias = NDArray[np.uint8]  # (H, W, 3)
 
 # What 1.0 is in each dtype that a picture may have.
 WHITE = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}

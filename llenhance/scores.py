@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from . import metrics
@@ -23,9 +22,8 @@ from .jobs import as_rgb8, read_picture
 from .media import files, images
 from .methods import Method
 from .niqe import NiqeModel, niqe
+from .pixels import Rgb8
 from .report import Report
-
-Picture = NDArray[np.uint8]
 
 PUBLISHED = (18.12, 0.85)  # PSNR and SSIM that its paper gives, on pictures of its own
 
@@ -48,9 +46,9 @@ class Case:
 class Sample:
     """A case's pictures, (H, W, 3) uint8 RGB; ``low`` is smaller where the scale is above 1."""
 
-    low: Picture
-    high: Picture | None
-    preds: tuple[Picture, ...]
+    low: Rgb8
+    high: Rgb8 | None
+    preds: tuple[Rgb8, ...]
     controls: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -118,7 +116,7 @@ def synthetic(folder: Path) -> list[Case]:
     return [Case(path.stem, path, made=n) for n, path in enumerate(paths)]
 
 
-def darkened(image: Picture, number: int) -> tuple[Picture, float]:
+def darkened(image: Rgb8, number: int) -> tuple[Rgb8, float]:
     """A dark picture by the residual paper's model, and its alpha.
 
     ``image``: (H, W, 3) uint8 RGB, returned in the same form. alpha ~ U(0.5, 2), gamma ~
@@ -167,18 +165,18 @@ def read(case: Case, scale: int = 1) -> Sample:
     return Sample(low, high, tuple(decoded))
 
 
-def _decode(path: Path) -> Picture:
+def _decode(path: Path) -> Rgb8:
     try:
         return as_rgb8(read_picture(path))
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None
 
 
-def _size(picture: Picture) -> str:
+def _size(picture: Rgb8) -> str:
     return f"{picture.shape[1]}x{picture.shape[0]}"
 
 
-def resized(image: Picture, width: int, height: int) -> Picture:
+def resized(image: Rgb8, width: int, height: int) -> Rgb8:
     """(H, W, 3) uint8 -> (height, width, 3): bicubic (a = -0.5), antialiased where it reduces."""
     if image.shape[:2] == (height, width):
         return image
@@ -194,25 +192,25 @@ class Contender:
     """A row of the table: ``apply`` makes its picture, and tells the seconds of the network."""
 
     label: str
-    apply: Callable[[Sample], tuple[Picture, float | None]]
+    apply: Callable[[Sample], tuple[Rgb8, float | None]]
     enhancer: Enhancer | None = None
     scale: int = 1  # at which its network runs
 
 
-def equalised(image: Picture) -> Picture:
+def equalised(image: Rgb8) -> Rgb8:
     """Histogram equalisation of the luma (Y of YCrCb); the chroma stays."""
     planes = cv2.cvtColor(image, cv2.COLOR_RGB2YCrCb)
     planes[..., 0] = cv2.equalizeHist(np.ascontiguousarray(planes[..., 0]))
     return np.asarray(cv2.cvtColor(planes, cv2.COLOR_YCrCb2RGB), np.uint8)
 
 
-def brightened(image: Picture) -> Picture:
+def brightened(image: Rgb8) -> Rgb8:
     """x^(1/2.2) of every sample in [0, 1]."""
     table = np.rint((np.arange(256) / 255) ** (1 / 2.2) * 255).astype(np.uint8)
     return table[image]
 
 
-CLASSIC: Mapping[str, Callable[[Picture], Picture]] = {
+CLASSIC: Mapping[str, Callable[[Rgb8], Rgb8]] = {
     "input": lambda image: image,
     "histogram equalisation": equalised,
     "gamma 2.2": brightened,
@@ -222,8 +220,8 @@ CLASSIC: Mapping[str, Callable[[Picture], Picture]] = {
 def classic(scale: int) -> list[Contender]:
     """The untouched input and the baselines, enlarged where the scale asks for it."""
 
-    def make(label: str, change: Callable[[Picture], Picture]) -> Contender:
-        def apply(sample: Sample) -> tuple[Picture, None]:
+    def make(label: str, change: Callable[[Rgb8], Rgb8]) -> Contender:
+        def apply(sample: Sample) -> tuple[Rgb8, None]:
             return enlarged(change(sample.low), scale), None
 
         return Contender(_label(label, scale), apply)
@@ -237,10 +235,10 @@ def network(enhancer: Enhancer, scale: int) -> Contender:
     own = scale if scale in method.scales else 1
     names = {control.name for control in method.controls}
 
-    def apply(sample: Sample) -> tuple[Picture, float]:
+    def apply(sample: Sample) -> tuple[Rgb8, float]:
         controls: dict[str, Any] = {n: v for n, v in sample.controls.items() if n in names}
         began = time.perf_counter()
-        out: Picture = enhancer.enhance(sample.low, scale=own, **controls)
+        out: Rgb8 = enhancer.enhance(sample.low, scale=own, **controls)
         seconds = time.perf_counter() - began
         return enlarged(out, scale // own), seconds
 
@@ -251,7 +249,7 @@ def network(enhancer: Enhancer, scale: int) -> Contender:
 def prediction(label: str, number: int) -> Contender:
     """Another tool's pictures: the ``number``-th of a sample's predictions."""
 
-    def apply(sample: Sample) -> tuple[Picture, None]:
+    def apply(sample: Sample) -> tuple[Rgb8, None]:
         return sample.preds[number], None
 
     return Contender(label, apply)
@@ -261,7 +259,7 @@ def _label(name: str, scale: int) -> str:
     return f"{name} + bicubic x{scale}" if scale > 1 else name
 
 
-def enlarged(image: Picture, scale: int) -> Picture:
+def enlarged(image: Rgb8, scale: int) -> Rgb8:
     """``scale`` times as high and wide, bicubic."""
     return resized(image, image.shape[1] * scale, image.shape[0] * scale)
 
@@ -304,7 +302,7 @@ class Result(NamedTuple):
 
     case: Case
     sample: Sample
-    outputs: list[Picture]
+    outputs: list[Rgb8]
     scores: list[Scores]
 
 
@@ -340,7 +338,7 @@ def run(
         report.advance(bar)
 
 
-def _score(out: Picture, seconds: float | None, sample: Sample, model: NiqeModel | None) -> Scores:
+def _score(out: Rgb8, seconds: float | None, sample: Sample, model: NiqeModel | None) -> Scores:
     low, high = sample.low, sample.high
     megapixels = low.shape[0] * low.shape[1] / 1e6
     return Scores(

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .errors import LLEnhanceError
+from .pixels import Rgb8
 
-Picture = NDArray[np.uint8]
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _PAPER = 250  # grey of the page and of what a tile of another shape leaves free
@@ -24,8 +23,8 @@ _LANDSCAPE = 1.6  # the shape of page that a screen shows best
 
 
 def grid(
-    tiles: Sequence[tuple[str, Picture]], *, columns: int | None = None, width: int | None = None
-) -> Picture:
+    tiles: Sequence[tuple[str, Rgb8]], *, columns: int | None = None, width: int | None = None
+) -> Rgb8:
     """Lay pictures out in rows, each under its label.
 
     ``tiles``: (label, picture) in reading order; a picture is (H, W, 3) uint8 RGB of any size.
@@ -51,12 +50,12 @@ def grid(
 
 
 def strip(
-    pairs: Sequence[tuple[str, Picture, Picture]],
+    pairs: Sequence[tuple[str, Rgb8, Rgb8]],
     *,
     columns: int = 5,
     width: int | None = None,
     names: tuple[str, str] = ("before", "after"),
-) -> Picture:
+) -> Rgb8:
     """Lay pairs out as a row of pictures before, and right below it the same after.
 
     ``pairs``: (label, before, after), pictures as in :func:`grid`; the two may differ in size.
@@ -67,7 +66,7 @@ def strip(
     if columns < 1:
         raise LLEnhanceError(f"a sheet needs at least one column, not {columns}")
     columns = min(columns, len(pairs))
-    rows: list[list[tuple[str, Picture]]] = []
+    rows: list[list[tuple[str, Rgb8]]] = []
     for at in range(0, len(pairs), columns):
         part = pairs[at : at + columns]
         rows.append([(f"{label} {names[0]}".strip(), before) for label, before, _ in part])
@@ -77,14 +76,14 @@ def strip(
     return _page(rows, columns, width)
 
 
-def _check(label: str, picture: Picture) -> None:
+def _check(label: str, picture: Rgb8) -> None:
     if picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
         raise LLEnhanceError(f"tile {label!r}: expected (H, W, 3), found {picture.shape}")
     if picture.dtype != np.uint8:
         raise LLEnhanceError(f"tile {label!r}: expected uint8, found {picture.dtype}")
 
 
-def _shape(picture: Picture) -> float:
+def _shape(picture: Rgb8) -> float:
     """Width over height, kept between 1:3 and 3:1 so that a sliver does not rule the page."""
     height, width = picture.shape[:2]
     return min(max(float(width) / float(height), 1 / 3), 3.0)
@@ -102,7 +101,7 @@ def _columns(count: int, shape: float) -> int:
     return min(range(count, 0, -1), key=cost)
 
 
-def _page(rows: list[list[tuple[str, Picture]]], columns: int, width: int | None) -> Picture:
+def _page(rows: list[list[tuple[str, Rgb8]]], columns: int, width: int | None) -> Rgb8:
     pictures = [picture for row in rows for _, picture in row]
     if width is None:
         room = (_WIDEST - _GAP) // columns - _GAP
@@ -138,7 +137,7 @@ def _page(rows: list[list[tuple[str, Picture]]], columns: int, width: int | None
     return np.array(image)
 
 
-def _fit(picture: Picture, width: int, height: int) -> Picture:
+def _fit(picture: Rgb8, width: int, height: int) -> Rgb8:
     """Scale to the largest size within width x height that keeps the picture's shape."""
     factor = min(width / picture.shape[1], height / picture.shape[0])
     size = (

@@ -1099,7 +1099,7 @@ def test_mutated_files_are_survived(seed, capfd):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 12))
 def test_many_mutated_files_are_survived(seed, capfd):
-    """20,000 in all: the fuzz run of issue 5."""
+    """20,000 in all."""
     survive(seed, 2000, capfd)
 
 

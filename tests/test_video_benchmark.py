@@ -1,4 +1,4 @@
-"""The benchmark of videos runs as its own command, and its promise is the one of the issue."""
+"""The benchmark of videos runs as its own command, and keeps its promise."""
 
 import math
 import subprocess

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from ..errors import Refusal
 from ..heldout import scenes
+from ..pixels import Rgb8
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Pair:
 
     name: str
     scene: str
-    low: Picture
-    high: Picture
+    low: Rgb8
+    high: Rgb8
 
 
 @dataclass(frozen=True)
@@ -53,12 +53,12 @@ class Data:
 
     pairs: list[Pair] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
-    normal: list[Picture] = field(default_factory=list)
-    dark: list[Picture] = field(default_factory=list)
+    normal: list[Rgb8] = field(default_factory=list)
+    dark: list[Rgb8] = field(default_factory=list)
     validation: list[Pair] = field(default_factory=list)
 
 
-def read(path: Path) -> Picture:
+def read(path: Path) -> Rgb8:
     """An 8-bit RGB picture; raises Refusal when the file is none."""
     try:
         data = np.fromfile(path, np.uint8)
@@ -126,7 +126,7 @@ def _region(shape: tuple[int, ...], view: View, rng: np.random.Generator) -> tup
     return slice(top, top + height), slice(left, left + width)
 
 
-def cut(images: list[Picture], view: View, rng: np.random.Generator) -> list[NDArray[np.float32]]:
+def cut(images: list[Rgb8], view: View, rng: np.random.Generator) -> list[NDArray[np.float32]]:
     """The same random crop, flip and turn of aligned pictures: float32 (H, W, 3) in [0, 1]."""
     turns, flip = int(rng.integers(4)), bool(rng.integers(2))
     if not view.quarter_turns:

@@ -25,10 +25,10 @@ from ..networks.enlightengan import Discriminator, EnlightenGAN
 from ..networks.lightweight import Lightweight
 from ..networks.neid import NEID, Decoder, halve, lost
 from ..networks.residual import Residual, darken
+from ..pixels import Rgb8
 from . import losses, schedules
 from .data import (
     Data,
-    Picture,
     View,
     compressed,
     cut,
@@ -227,7 +227,7 @@ def _draw_modelled(
     }
 
 
-def halves(data: Data) -> tuple[list[Picture], list[Picture], list[float], list[float]]:
+def halves(data: Data) -> tuple[list[Rgb8], list[Rgb8], list[float], list[float]]:
     """(lows, normals) of different scenes, with their shares: scenes are dealt out in turn."""
     order = {scene: n for n, scene in enumerate(sorted({p.scene for p in data.pairs}))}
     lows, normals, low_shares, normal_shares = [], [], [], []
