@@ -577,7 +577,7 @@ def weights() -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="OUT")
 def import_weights(method: str, file: Path, output: Path) -> None:
     """Convert the authors' checkpoint FILE to OUT (.safetensors) with its graph beside it."""
-    from . import checkpoints, export
+    from . import authors, checkpoints, export
     from .media import files
 
     if output.suffix != ".safetensors":
@@ -588,7 +588,7 @@ def import_weights(method: str, file: Path, output: Path) -> None:
             raise Refusal(f"{path} exists")
     files.check_writable(output.absolute().parent)
     export.check_usable()
-    state, options = checkpoints.import_authors(row, file)
+    state, options = authors.read(row, file)
     files.make_folder(output.absolute().parent)
     checkpoints.save(output, row, state, options)
     export.export(row, checkpoints.find(row, output.absolute()))

@@ -11,7 +11,7 @@ import references
 import torch
 from safetensors.torch import load_file
 
-from llenhance import checkpoints
+from llenhance import authors, checkpoints
 from llenhance.cli import import_weights
 from llenhance.errors import LLEnhanceError, WeightsError
 from llenhance.methods import METHODS
@@ -198,7 +198,7 @@ def published(tmp_path, name, drop=()):
 @torch.no_grad()
 def test_import_is_exact(tmp_path, name):
     path, state = published(tmp_path, name)
-    imported, options = checkpoints.import_authors(METHODS[name], path)
+    imported, options = authors.read(METHODS[name], path)
     network = METHODS[name].build(**options).eval()
     checkpoints.fill(network, imported, "test")
     x = 0.3 * torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(1))
@@ -227,7 +227,7 @@ def test_an_old_file_without_counters_is_accepted(tmp_path):
     counters = [k for k in references.enlightengan_shapes() if k.endswith("num_batches_tracked")]
     assert counters
     path, _ = published(tmp_path, "enlightengan", drop=counters)
-    state, options = checkpoints.import_authors(METHODS["enlightengan"], path)
+    state, options = authors.read(METHODS["enlightengan"], path)
     assert options == {"align_corners": True}
     assert len(state) == 131 - 17
 
@@ -242,19 +242,19 @@ def test_an_old_file_without_counters_is_accepted(tmp_path):
 def test_a_file_that_lacks_a_tensor_is_refused(tmp_path, name, key):
     path, _ = published(tmp_path, name, drop=[key])
     with pytest.raises(WeightsError, match=r"expected .*, found none"):
-        checkpoints.import_authors(METHODS[name], path)
+        authors.read(METHODS[name], path)
 
 
 def test_the_file_of_another_network_is_refused(tmp_path):
     path, _ = published(tmp_path, "enlightengan")
     with pytest.raises(WeightsError, match=r"do not fit DLN; .*: expected"):
-        checkpoints.import_authors(METHODS["dln"], path)
+        authors.read(METHODS["dln"], path)
 
 
 def test_methods_without_published_weights_say_so(tmp_path):
     path, _ = published(tmp_path, "dln")
     with pytest.raises(WeightsError, match="only for dln, enlightengan, lightweight"):
-        checkpoints.import_authors(METHODS["neid"], path)
+        authors.read(METHODS["neid"], path)
 
 
 class Evil:
@@ -274,7 +274,7 @@ def test_no_code_is_run_by_a_checkpoint(tmp_path, content):
     elif content == "list":
         torch.save([1, 2], path)
     with pytest.raises(WeightsError) as error:
-        checkpoints.import_authors(METHODS["dln"], path)
+        authors.read(METHODS["dln"], path)
     assert "\n" not in str(error.value)
     assert not os.path.exists("/tmp/llenhance-was-here")
 
