@@ -283,7 +283,8 @@ def test_attention_gates_bottleneck_and_skips():
 
 @torch.no_grad()
 def test_sci_inside_ours_is_sci_exactly():
-    from llenhance.checkpoints import _SCI, _widen_sci, fill, rename
+    from llenhance.authors import _SCI, _widen_sci, rename
+    from llenhance.checkpoints import fill
 
     state = references.random_state(references.sci_shapes())
     network = Lightweight()

@@ -385,23 +385,12 @@ def test_command_trains_and_its_weights_run(folder, tmp_path):
         (["--steps", "2", "--resume"], "nothing to resume"),
         (["--steps", "2", "--pairs", "/nowhere"], "not a folder"),
         (["--steps", "2", "--pairs", "=x"], "'x' is no number"),
-        (["--steps", "2", "--pairs", "x=nan"], "a weight is a number above 0"),
-        (["--minutes", "nan"], "'nan' is no number"),
-        (["--steps", "2", "--pairs", "{bad}"], "scenes.tsv: expected tab-separated columns"),
-        (["--steps", "2", "--normal", "{bad}/low"], "0.png: not a picture"),
-        (["--steps", "2", "--normal", "{bad}/high"], "0.png: Is a directory"),
         (["--steps", "2", "--nonsense"], "--nonsense"),
     ],
 )
 def test_wrong_training_requests_are_refused_before_the_first_step(
     folder, tmp_path, arguments, words
 ):
-    bad = tmp_path / "bad"
-    (bad / "high" / "0.png").mkdir(parents=True)
-    (bad / "low").mkdir()
-    (bad / "low" / "0.png").touch()
-    (bad / "scenes.tsv").write_text("name\n0\n")
-    arguments = [argument.format(bad=bad) for argument in arguments]
     result = subprocess.run(
         command(folder, tmp_path / "run", *arguments), capture_output=True, text=True, check=False
     )

@@ -286,15 +286,12 @@ def test_a_run_resumes_only_as_itself(data, tmp_path):
     ):
         with pytest.raises(Refusal, match=words):
             t.trainer("residual", data, tmp_path, recipe=recipe).resume()
-    # Runs from before recipes had names go on too.
-    path = tmp_path / "checkpoint.pt"
-    state = torch.load(path, weights_only=True)
-    for key in ("kind", "without", "features", "sums", "count"):
-        del state[key]
-    torch.save(state, path)
     again = t.trainer("residual", data, tmp_path)
     again.resume()
     assert again.step == 2
+    torch.save({}, tmp_path / "checkpoint.pt")
+    with pytest.raises(Refusal, match="another run: recipe nothing"):
+        t.trainer("residual", data, tmp_path).resume()
 
 
 # --- what the command refuses and says ------------------------------------------------------------
@@ -317,9 +314,19 @@ def command(folder, out, *more):
         (["--device", "toaster"], "device toaster"),
         (["--include-validation", "--validate", "x"], "does not go with --validate"),
         (["--validate", "nowhere"], "nowhere"),
+        (["--pairs", "x=nan"], "a weight is a number above 0"),
+        (["--pairs", "{bad}"], "scenes.tsv: expected tab-separated columns"),
+        (["--normal", "{bad}/low"], "0.png: not a picture"),
+        (["--normal", "{bad}/high"], "0.png: Is a directory"),
     ],
 )
 def test_wrong_requests_are_refused_before_the_first_step(folder, tmp_path, arguments, words):
+    bad = tmp_path / "bad"
+    (bad / "high" / "0.png").mkdir(parents=True)
+    (bad / "low").mkdir()
+    (bad / "low" / "0.png").touch()
+    (bad / "scenes.tsv").write_text("name\n0\n")
+    arguments = [argument.format(bad=bad) for argument in arguments]
     with pytest.raises(Refusal, match=words):
         train.main(
             command(folder, tmp_path / "run", "--steps", "2", *arguments), standalone_mode=False

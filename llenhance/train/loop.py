@@ -238,9 +238,9 @@ class Trainer:
         path = self.run.folder / "checkpoint.pt"
         state = torch.load(path, map_location=self.run.device, weights_only=True)
         differing = [
-            f"{name} {state[name] or 'nothing'}"
+            f"{name} {state.get(name) or 'nothing'}"
             for name, value in self.identity.items()
-            if state[name] != value
+            if state.get(name) != value
         ]
         if differing:
             raise Refusal(f"{path} is of another run: {', '.join(differing)}")
