@@ -398,8 +398,7 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
     plain = batch["kept"] * batch["fake"][: len(lit)]
     terms |= {
         "bright": 0.2 * losses.charbonnier(bright, batch["bright"]),
-        # At a weight of 1 what is around a lamp stays a dark disc for too long.
-        "lamps": 4 * losses.lamps(lit, plain, batch["lit"], batch["added"]),
+        "lamps": losses.lamps(lit, plain, batch["lit"], batch["added"]),
     }
     if "sfp" in off:
         return terms
