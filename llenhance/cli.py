@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.shell_completion import CompletionItem
 
-from .errors import LLEnhanceError, Refusal
+from .errors import LLEnhanceError, MediaError, Refusal
 from .evaluate import evaluate
 from .methods import DEFAULT, METHODS
 from .names import shown
@@ -338,7 +338,6 @@ def _check_compare(
         j.kind != "picture" or None in (j.source, j.target) for j in planned.jobs
     ):
         raise Refusal("--compare takes one picture, from a file to files")
-    from .errors import MediaError
     from .inputs import SNIFFED
     from .media import files, images
 
@@ -490,7 +489,6 @@ def _make_sheet(
     jobs: Sequence[Job], target: Path, reference: str | None, settings: Settings
 ) -> None:
     from . import sheets
-    from .errors import MediaError
     from .jobs import as_rgb8, read_picture
     from .media import files, images
     from .media.picture import Picture

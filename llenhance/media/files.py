@@ -263,15 +263,19 @@ def check_replaceable(target: Path) -> None:
         raise Refusal(f"{target} is not a regular file (-o - writes to standard output)")
 
 
-def check_name(target: Path) -> None:
-    """Raises Refusal for a name that is too long for its folder."""
-    folder = target.parent
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
     while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
+    return folder
+
+
+def check_name(target: Path) -> None:
+    """Raises Refusal for a name that is too long for its folder."""
     most = 255
     if hasattr(os, "pathconf"):
         with suppress(OSError, ValueError):
-            most = os.pathconf(folder, "PC_NAME_MAX")
+            most = os.pathconf(_nearest(target.parent), "PC_NAME_MAX")
     if len(os.fsencode(target.name)) > most:
         raise Refusal(f"{target}: the name is too long")
 
@@ -286,8 +290,7 @@ def make_folder(folder: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raises Refusal when the folder, or the nearest one above it that exists, takes no files."""
-    while not os.path.exists(folder) and folder != folder.parent:
-        folder = folder.parent
+    folder = _nearest(folder)
     if not os.path.isdir(folder):
         raise Refusal(f"{folder} is not a folder")
     try:
