@@ -283,8 +283,11 @@ def test_schedule_warms_up_and_decays():
 
 def small(recipe, size=64):
     """The recipe on two crops of ``size`` pixels a step."""
-    views = tuple(dataclasses.replace(v, height=size, width=size, batch=2) for v in recipe.views)
-    return dataclasses.replace(recipe, views=views)
+    views, finish_views = (
+        tuple(dataclasses.replace(v, height=size, width=size, batch=2) for v in some)
+        for some in (recipe.views, recipe.finish_views)
+    )
+    return dataclasses.replace(recipe, views=views, finish_views=finish_views)
 
 
 def trainer(name, data, out, steps=2, recipe=None, **run):

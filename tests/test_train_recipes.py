@@ -1,5 +1,6 @@
 """The papers' recipes, ideas left out, VGG-16's features, and the curve of a run."""
 
+import dataclasses
 import importlib.util
 import itertools
 import math
@@ -130,6 +131,22 @@ def test_dln_ends_on_real_pairs(data, tmp_path):
     data.pairs, data.shares = [], []
     run.step = 5
     assert set(run.draw()) == {"low", "high"}
+
+
+def test_the_largest_views_of_dln_come_late(data, tmp_path):
+    """Their steps cost much; and --batch holds for them too."""
+    recipe = RECIPES["dln"]
+    pixels = [max(v.height * v.width for v in some) for some in (recipe.views, recipe.finish_views)]
+    assert pixels == [192 * 288, 384 * 576]
+    assert {v.batch for v in recipe.in_batches_of(3).finish_views} == {3}
+
+    late = (View(40, 24, 1),)
+    run = t.trainer("dln", data, tmp_path, steps=10)
+    run.recipe = dataclasses.replace(run.recipe, finish_views=late)
+    seen = []
+    for run.step in range(10):
+        seen.append(run.draw()["low"].shape == (1, 3, 40, 24))
+    assert seen == [False] * 6 + [True] * 4
 
 
 def test_lightweight_unrolls_three_stages(data):

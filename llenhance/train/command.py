@@ -160,7 +160,7 @@ def train(
     if vgg16 is not None and not chosen.compares_features:
         raise Refusal(f"{method} --recipe {recipe} compares no features: --vgg16 is of no use")
     if batch is not None:
-        chosen = replace(chosen, views=tuple(replace(v, batch=batch) for v in chosen.views))
+        chosen = chosen.in_batches_of(batch)
     if rate is not None:
         chosen = replace(chosen, rate=rate)
     export.check_usable()  # now, and not when hours of training are over

@@ -161,12 +161,11 @@ class Trainer:
         """This step's batch, from (seed, step) alone; on several processes, each its own."""
         seeds = (self.run.seed, self.step)
         rng = np.random.default_rng(seeds)
-        shares = np.array([view.share for view in self.recipe.views])
-        view = self.recipe.views[rng.choice(len(shares), p=shares / shares.sum())]
+        draw, views = self.recipe.drawn_at(self.progress, bool(self.data.pairs))
+        shares = np.array([view.share for view in views])
+        view = views[rng.choice(len(shares), p=shares / shares.sum())]
         if rank := parallel.rank():  # the same view, so that none waits for the others
             rng = np.random.default_rng((*seeds, rank))
-        last = self.progress >= 2 / 3 and self.data.pairs
-        draw = self.recipe.finish if self.recipe.finish and last else self.recipe.draw
         return {k: v.to(self.run.device) for k, v in draw(self.data, view, rng).items()}
 
     def one_step(self) -> dict[str, float]:

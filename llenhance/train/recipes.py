@@ -74,7 +74,9 @@ class Recipe:
     decay: float = 0.0  # weight decay on kernels
     average: float = 0.998  # decay of the exponential moving average that is validated and shipped
     clip: float = 1.0  # gradient norm
-    finish: Draw | None = None  # drawn instead in the last third of the run, where pairs are given
+    finish_from: float = 2 / 3  # progress of the run from which on, where pairs are given,
+    finish: Draw | None = None  # this is drawn instead
+    finish_views: tuple[View, ...] = ()  # and in these views
     needs: tuple[tuple[str, ...], ...] = (("pairs",),)  # one of these sets of folders, at least
     full_precision: bool = False  # never bf16
     compares_features: bool = False  # takes --vgg16
@@ -82,6 +84,20 @@ class Recipe:
     ideas: tuple[str, ...] = ()  # what --without may name
     off: Off = NONE  # what it did name
     comparison_only: Off = NONE  # without these the network computes what no shipped one does
+
+    def drawn_at(self, progress: float, pairs: bool) -> tuple[Draw, tuple[View, ...]]:
+        """What is drawn at a progress of 0 to 1, with or without pairs, and in which views."""
+        if progress < self.finish_from or not pairs:
+            return self.draw, self.views
+        return self.finish or self.draw, self.finish_views or self.views
+
+    def in_batches_of(self, size: int) -> "Recipe":
+        """The recipe with ``size`` pictures a step."""
+        views, finish_views = (
+            tuple(replace(view, batch=size) for view in some)
+            for some in (self.views, self.finish_views)
+        )
+        return replace(self, views=views, finish_views=finish_views)
 
 
 def leave_out(recipe: Recipe, names: Iterable[str]) -> Recipe:
@@ -339,7 +355,7 @@ def lightweight_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
 
 def residual_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
     output, difference = modules["network"].predict(batch["low"], batch["alpha"])
-    terms = fidelity(output, batch["high"], tint=3)  # or its colours end up pale
+    terms = fidelity(output, batch["high"], structure=0.5, tint=3)  # or its colours end up pale
     if "auxiliary" not in off:
         error = (difference.float() - batch["difference"]).abs().mean((1, 2, 3), keepdim=True)
         terms["difference"] = 0.2 * error.mean()
@@ -396,9 +412,11 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
     fake, bright, lit = answers.split([len(x) for x in asked])
     terms = adversarial(modules, batch, fake, off)
     plain = batch["kept"] * batch["fake"][: len(lit)]
+    # Lamps count as the pictures become light: with their full weight from the start none does.
+    weight = 10 * batch["fake"].mean()
     terms |= {
         "bright": 0.2 * losses.charbonnier(bright, batch["bright"]),
-        "lamps": losses.lamps(lit, plain, batch["lit"], batch["added"]),
+        "lamps": weight * losses.lamps(lit, plain, batch["lit"], batch["added"]),
     }
     if "sfp" in off:
         return terms
@@ -499,13 +517,21 @@ RECIPES = {
         draw=draw_pairs,
         phases=(Phase(("network",), dln_losses),),
         # Colour and exposure are learned from many small steps: hence the smallest views. Edges of
-        # views are seen as edges of pictures are, and gates see other means: hence the largest.
+        # views are seen as edges of pictures are, and gates see other means: hence the largest. A
+        # step of theirs costs as much as eight others, so they come late.
         views=(
-            View(64, 96, 4, reduce=6, share=0.25),
+            View(64, 96, 4, reduce=6, share=0.35),
             View(64, 64, 4, reduce=2, share=0.15),
+            View(128, 192, 1, reduce=3, share=0.25),
+            View(192, 288, 1, reduce=2, share=0.25),
+        ),
+        finish_from=0.6,
+        finish_views=(
+            View(64, 96, 4, reduce=6, share=0.2),
+            View(64, 64, 4, reduce=2, share=0.1),
             View(128, 192, 1, reduce=3, share=0.2),
-            View(192, 288, 1, reduce=2, share=0.2),
-            View(384, 576, 1, reduce=1, share=0.2),
+            View(192, 288, 1, reduce=2, share=0.25),
+            View(384, 576, 1, reduce=1, share=0.25),
         ),
         rate=4e-4,
     ),
