@@ -19,7 +19,7 @@ from .ends import NOT_IN_FRAMES, Choice, Source
 from .engines import available_threads
 from .errors import LLEnhanceError, MediaError, Refusal
 from .media import files, videos
-from .overlap import AHEAD, Behind, ahead
+from .pipelining import QUEUED, BoundedExecutor, prefetch
 from .pixels import Array
 from .plan import Job
 from .preview import preview, preview_name
@@ -275,7 +275,7 @@ class _Work:
         with (
             reader,
             videos.Window() as window,
-            closing(ahead(reader, 1)) as incoming,
+            closing(prefetch(reader, 1)) as incoming,
             suppress(videos.Closed),
         ):
             for frame in incoming:
@@ -507,12 +507,12 @@ class _Work:
             pieces.finish(self._memory(), frame, notes)
 
         progress = Progress(self._report, self._job, self._source.total(self._choice), done, sink)
-        waiting = max(AHEAD, self._most)
+        waiting = max(QUEUED, self._most)
         try:
             with (
                 reader,
-                closing(ahead(frames, waiting)) as incoming,
-                Behind(waiting) as writing,
+                closing(prefetch(frames, waiting)) as incoming,
+                BoundedExecutor(waiting) as writing,
                 self._recording(progress),
             ):
                 for (frame, begins), finish in self._through(self._steps(incoming, reader, pieces)):

@@ -25,7 +25,7 @@ from .media import colour, files, images
 from .media.picture import MAX_PIXELS, Limits, Picture
 from .media.video_places import is_numbered
 from .methods import METHODS, Method
-from .overlap import AHEAD, Behind, abreast, ahead
+from .pipelining import QUEUED, BoundedExecutor, dispatch, prefetch
 from .pixels import Array
 from .plan import Job, written_as
 from .report import Report
@@ -350,8 +350,8 @@ class Work:
             pictures: Iterator[Decoded] = self._decoded(jobs)
             submit: Callable[..., None] = _at_once
             if overlap:
-                submit = stack.enter_context(Behind(AHEAD + 1, _writers())).submit
-                pictures = stack.enter_context(contextlib.closing(ahead(pictures)))
+                submit = stack.enter_context(BoundedExecutor(QUEUED + 1, _writers())).submit
+                pictures = stack.enter_context(contextlib.closing(prefetch(pictures)))
 
             def work(enhancers: Mapping[str, Enhancer], decoded: Decoded) -> None:
                 group, found, seconds = decoded
@@ -362,7 +362,7 @@ class Work:
 
             wanted = itertools.takewhile(lambda _: not self.report.stopping, pictures)
             if overlap and self.others:
-                abreast(wanted, [partial(work, e) for e in (self.enhancers, *self.others)])
+                dispatch(wanted, [partial(work, e) for e in (self.enhancers, *self.others)])
                 return
             for decoded in wanted:
                 work(self.enhancers, decoded)

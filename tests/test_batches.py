@@ -32,7 +32,7 @@ from llenhance.engines import lanes, pytorch
 from llenhance.errors import ControlError, DeviceError, LLEnhanceError
 from llenhance.jobs import Loading, Settings, Watch, run
 from llenhance.methods import METHODS
-from llenhance.overlap import abreast
+from llenhance.pipelining import dispatch
 from llenhance.plan import Job, plan
 from llenhance.report import Report
 
@@ -792,9 +792,9 @@ def test_devices_of_a_list_are_opened_each(monkeypatch):
     ]
 
 
-def test_abreast_gives_each_item_once_and_raises():
+def test_dispatch_gives_each_item_once_and_raises():
     seen: deque[tuple[int, int]] = deque()
-    abreast(range(50), [partial(lambda w, i: seen.append((w, i)), w) for w in range(3)])
+    dispatch(range(50), [partial(lambda w, i: seen.append((w, i)), w) for w in range(3)])
     assert sorted(item for _, item in seen) == list(range(50))
 
     def fails(item):
@@ -804,10 +804,10 @@ def test_abreast_gives_each_item_once_and_raises():
 
     seen.clear()
     with pytest.raises(ValueError, match="four"):
-        abreast(range(1000), [fails, fails])
+        dispatch(range(1000), [fails, fails])
     assert len(seen) < 10
     with pytest.raises(ValueError, match="last"):
-        abreast(range(1), [partial(lambda _: (_ for _ in ()).throw(ValueError("last")))])
+        dispatch(range(1), [partial(lambda _: (_ for _ in ()).throw(ValueError("last")))])
 
 
 # --- videos ---------------------------------------------------------------------------------------

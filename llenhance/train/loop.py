@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .. import checkpoints
-from ..engines.pytorch import cpu_has_bf16
+from ..engines.pytorch import cpu_has_bf16, reflect
 from ..errors import DeviceError, Refusal
 from ..methods import Method
 from . import curve, parallel
@@ -78,16 +77,16 @@ def average_into(average: nn.Module, network: nn.Module, decay: float) -> None:
 def validate(
     network: nn.Module, pairs: list[Pair], multiple: int, device: str, autocast: Any
 ) -> float:
-    """Mean PSNR in dB of uint8 outputs over whole validation pictures."""
+    """Mean PSNR in dB of uint8 outputs over whole validation pictures, padded as when they ship."""
     network.eval()
     figures = []
     for pair in pairs:
         x = torch.from_numpy(pair.low).to(device).permute(2, 0, 1)[None].float() / 255
         height, width = x.shape[2:]
-        padded = F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="reflect")
+        padded, top, left = reflect(x, multiple)
         with autocast():
             y = network(padded)
-        y = (y[0] if isinstance(y, tuple) else y)[0, :, :height, :width].float()
+        y = (y[0] if isinstance(y, tuple) else y)[0, :, top:, left:][:, :height, :width].float()
         image = (y * 255).round().permute(1, 2, 0).cpu().numpy()
         error = np.mean((image - pair.high.astype(np.float32)) ** 2)
         figures.append(10 * math.log10(255**2 / max(error, 1e-10)))

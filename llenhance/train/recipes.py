@@ -159,17 +159,24 @@ def _pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray,
     return np.round(low * 255).astype(np.float32) / np.float32(255), high
 
 
+def _pairs(
+    data: Data, view: View, rng: np.random.Generator
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    lows, highs = zip(*(_pair(data, view, rng) for _ in range(view.batch)), strict=True)
+    return list(lows), list(highs)
+
+
 def draw_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
     """low and high, real and made."""
-    lows, highs = zip(*(_pair(data, view, rng) for _ in range(view.batch)), strict=True)
-    return {"low": to_tensor(list(lows)), "high": to_tensor(list(highs))}
+    lows, highs = _pairs(data, view, rng)
+    return {"low": to_tensor(lows), "high": to_tensor(highs)}
 
 
 def draw_compressed_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
     """``draw_pairs`` with three lows in ten as JPEG leaves them, the real ones too."""
-    lows, highs = zip(*(_pair(data, view, rng) for _ in range(view.batch)), strict=True)
-    seen = [compressed(low, rng) if rng.random() < 0.3 else low for low in lows]
-    return {"low": to_tensor(seen), "high": to_tensor(list(highs))}
+    lows, highs = _pairs(data, view, rng)
+    lows = [compressed(low, rng) if rng.random() < 0.3 else low for low in lows]
+    return {"low": to_tensor(lows), "high": to_tensor(highs)}
 
 
 def _modelled(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float, np.ndarray]:

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from llenhance.overlap import Behind, ahead
+from llenhance.pipelining import BoundedExecutor, prefetch
 
 
 def test_ahead_keeps_order_and_values():
-    assert list(ahead(range(100))) == list(range(100))
+    assert list(prefetch(range(100))) == list(range(100))
 
 
 def test_ahead_waits_for_its_consumer():
@@ -25,7 +25,7 @@ def test_ahead_waits_for_its_consumer():
             made.append(n)
             yield n
 
-    stream = ahead(items(), size=2)
+    stream = prefetch(items(), size=2)
     next(stream)
     time.sleep(0.3)
     assert len(made) <= 5
@@ -37,7 +37,7 @@ def test_ahead_raises_what_its_source_raises():
         yield 1
         raise ValueError("boom")
 
-    stream = ahead(items())
+    stream = prefetch(items())
     assert next(stream) == 1
     with pytest.raises(ValueError, match="boom"):
         next(stream)
@@ -45,7 +45,7 @@ def test_ahead_raises_what_its_source_raises():
 
 def test_ahead_ends_its_thread_when_closed():
     before = threading.active_count()
-    stream = ahead(iter(int, 1), size=1)
+    stream = prefetch(iter(int, 1), size=1)
     next(stream)
     stream.close()
     assert threading.active_count() == before
@@ -53,7 +53,7 @@ def test_ahead_ends_its_thread_when_closed():
 
 def test_behind_keeps_order():
     seen = []
-    with Behind() as work:
+    with BoundedExecutor() as work:
         for n in range(20):
             work.submit(seen.append, n)
     assert seen == list(range(20))
@@ -66,7 +66,7 @@ def test_behind_bounds_what_waits():
         gate.wait(5)
         running.append(n)
 
-    with Behind(size=2) as work:
+    with BoundedExecutor(size=2) as work:
         work.submit(piece, 0)
         work.submit(piece, 1)
         blocked = threading.Thread(target=work.submit, args=(piece, 2))
@@ -83,7 +83,7 @@ def test_behind_raises_what_a_piece_raised():
     def fail():
         raise ValueError("boom")
 
-    with pytest.raises(ValueError, match="boom"), Behind() as work:
+    with pytest.raises(ValueError, match="boom"), BoundedExecutor() as work:
         work.submit(fail)
 
 
@@ -95,7 +95,7 @@ def test_behind_in_several_threads_is_not_held_up_by_a_long_piece():
             gate.wait(10)
         done.append(n)
 
-    with Behind(size=2, threads=2) as work:
+    with BoundedExecutor(size=2, threads=2) as work:
         for n in range(5):
             work.submit(piece, n)
         for _ in range(100):
@@ -116,7 +116,7 @@ def test_behind_bounds_what_is_unfinished_in_several_threads():
             begun.append(n)
         gate.wait(10)
 
-    with Behind(size=3, threads=2) as work:
+    with BoundedExecutor(size=3, threads=2) as work:
         for n in range(3):
             work.submit(piece, n)
         blocked = threading.Thread(target=work.submit, args=(piece, 3))
@@ -138,7 +138,7 @@ def test_behind_drops_what_follows_a_failure():
         raise ValueError("boom")
 
     def submit_all():
-        with Behind(size=3) as work:
+        with BoundedExecutor(size=3) as work:
             work.submit(fail)
             work.submit(done.append, 1)
             gate.set()
@@ -155,7 +155,7 @@ def test_behind_left_by_an_error_drops_what_is_not_begun():
     gate, done = threading.Event(), []
 
     def leave():
-        with Behind(size=3) as work:
+        with BoundedExecutor(size=3) as work:
             work.submit(gate.wait, 10)
             work.submit(done.append, 1)
             threading.Timer(0.2, gate.set).start()

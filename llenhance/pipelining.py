@@ -1,4 +1,4 @@
-"""Ways to let stages overlap through bounded queues: work ahead, behind, and side by side."""
+"""Stages that run side by side, between them queues that cannot grow without bound."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-AHEAD = 2  # how many pictures or frames may wait between two stages
+QUEUED = 2  # how many pictures or frames may wait between two stages
 
 
-def ahead(items: Iterable[T], size: int = AHEAD) -> Generator[T, None, None]:
+def prefetch(items: Iterable[T], size: int = QUEUED) -> Generator[T, None, None]:
     """The same items, made in a thread of their own, at most ``size`` of them waiting.
 
     What ``items`` raises is raised here. Closing the generator stops the thread.
@@ -56,7 +56,7 @@ def ahead(items: Iterable[T], size: int = AHEAD) -> Generator[T, None, None]:
         thread.join()
 
 
-def abreast(items: Iterable[T], workers: Sequence[Callable[[T], None]]) -> None:
+def dispatch(items: Iterable[T], workers: Sequence[Callable[[T], None]]) -> None:
     """Give each item to that of the workers which is free first.
 
     Each worker has one item at a time, in a thread; at the end, and whatever ends it, none is at
@@ -87,7 +87,7 @@ def abreast(items: Iterable[T], workers: Sequence[Callable[[T], None]]) -> None:
             future.result()
 
 
-class Behind:
+class BoundedExecutor:
     """Work done in threads of its own, begun in order, at most ``size`` pieces of it unfinished.
 
     With one thread it is also finished in order. Several threads may submit, and wait where there
@@ -95,7 +95,7 @@ class Behind:
     next one or on leaving; pieces not yet begun are then dropped.
     """
 
-    def __init__(self, size: int = AHEAD, threads: int = 1) -> None:
+    def __init__(self, size: int = QUEUED, threads: int = 1) -> None:
         self.pool = ThreadPoolExecutor(threads)
         self.room = threading.Semaphore(size)
         self.failed: list[BaseException] = []
@@ -115,7 +115,7 @@ class Behind:
         finally:
             self.room.release()
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> BoundedExecutor:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
