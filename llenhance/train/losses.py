@@ -73,6 +73,31 @@ def colour_angle(a: Tensor, b: Tensor, size: int = 8) -> Tensor:
     return (1 - F.cosine_similarity(a, b, dim=1)).mean()
 
 
+def colours_kept(output: Tensor, given: Tensor, size: int = 8, most: float = 20) -> Tensor:
+    """``colour_angle`` to a dark picture: its blocks are first made as light as the output's.
+
+    At most ``most`` times, beyond which there is more noise than colour. Without that, the white
+    that is added to both takes colour from the dark one only, and blue comes out violet.
+    """
+    a, b = (F.avg_pool2d(x, size) for x in (output, given))
+    gain = (a.mean(1, keepdim=True) / b.mean(1, keepdim=True).clamp_min(1e-3)).clamp(0, most)
+    return (1 - F.cosine_similarity(a + 0.01, gain.detach() * b + 0.01, dim=1)).mean()
+
+
+def reversal(output: Tensor, given: Tensor, size: int = 8) -> Tensor:
+    """How much darker the output becomes from block to block where the ``given`` becomes lighter.
+
+    Any rising curve has none of it; dark and light discs around lamps have. Differences of the
+    given picture count in full from about 0.01 on, below which they may be noise.
+    """
+    grey_output, grey_given = (F.avg_pool2d(x.mean(1, keepdim=True), size) for x in (output, given))
+    total = output.new_zeros(())
+    for axis in (2, 3):
+        rise = torch.tanh(100 * grey_given.diff(dim=axis))
+        total = total + (-rise * grey_output.diff(dim=axis)).relu().mean()
+    return total
+
+
 def colour_of_black(output: Tensor, given: Tensor, size: int = 8) -> Tensor:
     """Mean spread of the channels of output blocks, where the input is too dark to have a colour.
 

@@ -301,8 +301,8 @@ def draw_unpaired_and_lit(data: Data, view: View, rng: np.random.Generator) -> B
     """``draw_unpaired``, and pictures of which it is known without a reference what they ask for.
 
     ``bright``: a normal picture with at most a third of its light gone. ``lit``: two of the inputs
-    with lamps, whose light is ``added``, and each second time with parts made black, where
-    ``kept``, (2, 1, H, W), is 0.
+    with more noise and with lamps, whose light is ``added``, and each second time with parts made
+    black, where ``kept``, (2, 1, H, W), is 0.
     """
     batch = draw_unpaired(data, view, rng)
     given = batch["input"][:2]
@@ -313,8 +313,14 @@ def draw_unpaired_and_lit(data: Data, view: View, rng: np.random.Generator) -> B
     light = [partly_unlit(whole, rng) if rng.random() < 0.5 else whole for _ in given]
     kept = to_tensor(light).round()
     lit = (kept * given + lamps).clamp(max=1)
-    bright = batch["normal"][:1] * rng.uniform(0.67, 1)
-    return batch | {"bright": bright, "lit": lit, "added": lit - kept * given, "kept": kept}
+    deviation = to_tensor([np.full((1, 1, 1), rng.uniform(0, 0.008), np.float32) for _ in given])
+    noise = to_tensor([rng.standard_normal(night.shape, np.float32) for _ in given])
+    return batch | {
+        "bright": batch["normal"][:1] * rng.uniform(0.67, 1),
+        "lit": (lit + deviation * noise).clamp(0, 1),
+        "added": lit - kept * given,
+        "kept": kept,
+    }
 
 
 # --- what is compared -----------------------------------------------------------------------------
@@ -424,6 +430,7 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
     terms |= {
         "bright": 0.2 * losses.charbonnier(bright, batch["bright"]),
         "lamps": weight * losses.lamps(lit, plain, batch["lit"], batch["added"]),
+        "reversal": 200 * losses.reversal(answers, torch.cat(asked)),
     }
     if "sfp" in off:
         return terms
@@ -436,7 +443,7 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
     share = 1 if isinstance(modules["features"], losses.VGG16) else 3
     return terms | {
         "features": share * preserved(modules, batch, fake),
-        "colours": 20 * losses.colour_angle(answers, coloured),
+        "colours": 10 * losses.colours_kept(answers, coloured),
         "black": 3 * losses.colour_of_black(answers, torch.cat(asked)),
         "features_local": share * preserved_locally(modules, batch, fake),
     }
