@@ -81,7 +81,7 @@ def colours_kept(output: Tensor, given: Tensor, size: int = 8, most: float = 20)
     """
     a, b = (F.avg_pool2d(x, size) for x in (output, given))
     gain = (a.mean(1, keepdim=True) / b.mean(1, keepdim=True).clamp_min(1e-3)).clamp(0, most)
-    return (1 - F.cosine_similarity(a + 0.01, gain.detach() * b + 0.01, dim=1)).mean()
+    return colour_angle(a, gain.detach() * b, 1)
 
 
 def reversal(output: Tensor, given: Tensor, size: int = 8) -> Tensor:
