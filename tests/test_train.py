@@ -14,6 +14,15 @@ from llenhance import checkpoints
 from llenhance.errors import Refusal
 from llenhance.methods import METHODS
 from llenhance.train import losses, schedules
+from llenhance.train.batches import (
+    draw_compressed_pairs,
+    draw_less_modelled,
+    draw_modelled,
+    draw_pairs,
+    draw_unpaired,
+    draw_unpaired_and_lit,
+    halves,
+)
 from llenhance.train.data import (
     Data,
     Pair,
@@ -32,16 +41,7 @@ from llenhance.train.data import (
 )
 from llenhance.train.loop import Run, Trainer
 from llenhance.train.paper import PAPER
-from llenhance.train.recipes import (
-    RECIPES,
-    draw_compressed_pairs,
-    draw_less_modelled,
-    draw_modelled,
-    draw_pairs,
-    draw_unpaired,
-    draw_unpaired_and_lit,
-    halves,
-)
+from llenhance.train.recipes import RECIPES
 
 
 def save(path, image):
@@ -355,7 +355,7 @@ def test_lamps_and_noise_are_added_to_the_inputs_they_are_beside(data):
         kept.append(batch["kept"])
     assert torch.cat(kept).unique().tolist() == [0, 1]
     assert 4 <= torch.cat(kept).amin((1, 2, 3)).sum() <= 12  # half of the 16 are left whole
-    assert 0.001 < min(deviations) < max(deviations) < 0.008
+    assert 0.001 < min(deviations) < max(deviations) < 0.015
     assert batch["lit"].max() <= 1
     part = batch["bright"] / batch["normal"][:1]
     assert 0.67 <= part.nanmedian() <= 1

@@ -146,7 +146,7 @@ def test_the_largest_views_of_dln_come_late(data, tmp_path):
     seen = []
     for run.step in range(10):
         seen.append(run.draw()["low"].shape == (1, 3, 40, 24))
-    assert seen == [False] * 6 + [True] * 4
+    assert seen == [False] * 5 + [True] * 5
 
 
 def test_lightweight_unrolls_three_stages(data):

@@ -1,1 +1,1 @@
-"""Training: data, losses, recipes, loop. Imported by nothing but its own command."""
+"""Training: data, batches, losses, recipes, loop. Imported by nothing but its own command."""

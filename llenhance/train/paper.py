@@ -18,24 +18,21 @@ from ..networks.lightweight import Auxiliary, Lightweight
 from ..networks.neid import halve
 from ..networks.residual import Residual
 from . import losses, schedules
+from .batches import Batch, draw_made, draw_unpaired, to_tensor
 from .data import Data, View, cut, lose_light
 from .recipes import (
-    Batch,
     Losses,
     Modules,
     Off,
     Phase,
     Recipe,
     adversarial,
-    draw_made,
-    draw_unpaired,
     enlightengan_discriminators,
     gan_modules,
     neid_modules,
     preserved,
     preserved_locally,
     start_normal,
-    to_tensor,
 )
 
 # --- DLN ------------------------------------------------------------------------------------------

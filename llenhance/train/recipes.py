@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,26 +23,21 @@ from ..networks.dln import DLN
 from ..networks.enlightengan import Discriminator, EnlightenGAN
 from ..networks.lightweight import Lightweight
 from ..networks.neid import NEID, Decoder, halve, lost
-from ..networks.residual import Residual, darken
-from ..pixels import Rgb8
+from ..networks.residual import Residual
 from . import losses, schedules
-from .data import (
-    Data,
-    View,
-    compressed,
-    cut,
-    in_shade,
-    partly_unlit,
-    rexpose,
-    stack,
-    underexpose,
-    with_lamps,
+from .batches import (
+    Batch,
+    Draw,
+    draw_compressed_pairs,
+    draw_less_modelled,
+    draw_modelled,
+    draw_pairs,
+    draw_unpaired_and_lit,
 )
+from .data import View
 
 Modules = dict[str, Any]  # nn.Module, whose own methods the type checker cannot know
-Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
-Draw = Callable[[Data, View, np.random.Generator], Batch]
 Off = frozenset[str]  # the names of the ideas that are left out
 NONE: Off = frozenset()
 
@@ -107,220 +101,6 @@ def leave_out(recipe: Recipe, names: Iterable[str]) -> Recipe:
         known = ", ".join(recipe.ideas) or "nothing that can be left out"
         raise Refusal(f"no {name!r} in {recipe.method} --recipe {recipe.name}: it has {known}")
     return replace(recipe, off=off)
-
-
-# --- what is drawn --------------------------------------------------------------------------------
-
-
-def to_tensor(crops: list[np.ndarray]) -> Tensor:
-    """Crops (H, W, 3) -> (N, 3, H, W)."""
-    return torch.from_numpy(stack(crops))
-
-
-def _made_pair(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) from a normal picture; a third of the lows are as JPEG leaves them.
-
-    A quarter have places without any light, half have lamps, a quarter have uneven light.
-    """
-    scene = partly_unlit(high, rng) if rng.random() < 0.25 else high
-    if rng.random() < 0.5:
-        scene = with_lamps(scene, rng)
-    wanted = scene
-    if rng.random() < 0.25:
-        scene, wanted = in_shade(scene, rng)
-    low = underexpose(scene, rng)
-    if rng.random() < 1 / 3:
-        low = compressed(low, rng)
-    return low, np.minimum(wanted, np.float32(1))
-
-
-def _pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high): eleven in sixteen real, four made from a normal picture, one bright.
-
-    A third of the real ones are shown at another exposure: how light the high one is must be
-    decided by what is seen, not by how dark the low one is.
-
-    A bright input is a normal picture with at most a third of its light gone: it must come back
-    nearly unchanged.
-    """
-    kind = rng.random()
-    if kind < 11 / 16 or not data.normal:
-        shares = np.asarray(data.shares) / sum(data.shares)
-        pair = data.pairs[rng.choice(len(shares), p=shares)]
-        low, high = cut([pair.low, pair.high], view, rng)
-        return (rexpose(low, rng) if rng.random() < 1 / 3 else low), high
-    # Highs of pairs are normal pictures too.
-    source = int(rng.integers(len(data.normal) + len(data.pairs)))
-    extra = source - len(data.normal)
-    (high,) = cut([data.pairs[extra].high if extra >= 0 else data.normal[source]], view, rng)
-    if kind < 15 / 16:
-        return _made_pair(high, rng)
-    low = high * np.float32(rng.uniform(0.67, 1))
-    return np.round(low * 255).astype(np.float32) / np.float32(255), high
-
-
-def _pairs(
-    data: Data, view: View, rng: np.random.Generator
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    lows, highs = zip(*(_pair(data, view, rng) for _ in range(view.batch)), strict=True)
-    return list(lows), list(highs)
-
-
-def draw_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
-    """low and high, real and made."""
-    lows, highs = _pairs(data, view, rng)
-    return {"low": to_tensor(lows), "high": to_tensor(highs)}
-
-
-def draw_compressed_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
-    """``draw_pairs`` with three lows in ten as JPEG leaves them, the real ones too."""
-    lows, highs = _pairs(data, view, rng)
-    lows = [compressed(low, rng) if rng.random() < 0.3 else low for low in lows]
-    return {"low": to_tensor(lows), "high": to_tensor(highs)}
-
-
-def _modelled(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float, np.ndarray]:
-    """(low, alpha, I_D) by the residual paper's model, from a normal picture (H, W, 3).
-
-    I' = I - alpha I_D with I_D = (1 - I^gamma) I; alpha ~ U(0.5, 2),
-    gamma ~ exp(U(log 0.5, log 2)), noise sigma ~ U(0, 0.03), 8 bits.
-    """
-    alpha = rng.uniform(0.5, 2)
-    gamma = float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
-    image = torch.from_numpy(high)
-    dark = darken(image, alpha, gamma).numpy()
-    noise = rng.uniform(0, 0.03) * rng.standard_normal(dark.shape, np.float32)
-    low = np.round(np.clip(dark + noise, 0, 1) * 255).astype(np.float32) / 255
-    return low, alpha, ((1 - image**gamma) * image).numpy()
-
-
-def draw_modelled(data: Data, view: View, rng: np.random.Generator) -> Batch:
-    """Half pairs as the other methods see them, at alpha 1; half made by the paper's model.
-
-    A sixth of the former ask for a part of the light, at an alpha of that part. Lamps are in a
-    third of the latter: white stays white in that model, whatever alpha is.
-    """
-    return _draw_modelled(data, view, rng, modelled=0.5, lamps=1 / 3)
-
-
-def draw_less_modelled(data: Data, view: View, rng: np.random.Generator) -> Batch:
-    """A fifth made by the paper's model.
-
-    How light a dark patch is to become means something else in that model than in a photograph,
-    and 49x49 pixels do not tell which of the two it is from: half of each is right for neither.
-    """
-    return _draw_modelled(data, view, rng, modelled=0.2, lamps=1 / 3)
-
-
-def draw_made(data: Data, view: View, rng: np.random.Generator) -> Batch:
-    """Only pairs made by the residual paper's model."""
-    return _draw_modelled(data, view, rng, modelled=1.0, lamps=0.0)
-
-
-def _draw_modelled(
-    data: Data, view: View, rng: np.random.Generator, modelled: float, lamps: float
-) -> Batch:
-    """``alpha``: (N, 1, 1, 1); ``difference``: the true map I_D; ``made``: 1 where known."""
-    sources = data.normal or [pair.high for pair in data.pairs]
-    lows, highs, alphas, differences, made = [], [], [], [], []
-    for _ in range(view.batch):
-        if rng.random() < modelled:
-            (high,) = cut([sources[rng.integers(len(sources))]], view, rng)
-            if rng.random() < lamps:
-                high = np.minimum(with_lamps(high, rng), np.float32(1))
-            low, alpha, difference = _modelled(high, rng)
-            made.append(1.0)
-        else:
-            low, high = _pair(data, view, rng)
-            alpha, difference = 1.0, high - low
-            if rng.random() < 1 / 6:  # or Enhance-Net makes light by itself, whatever alpha is
-                alpha = rng.uniform(0.2, 1)
-                high = low + np.float32(alpha) * difference
-            made.append(0.0)
-        lows.append(low)
-        highs.append(high)
-        alphas.append(alpha)
-        differences.append(difference)
-    return {
-        "low": to_tensor(lows),
-        "high": to_tensor(highs),
-        "difference": to_tensor(differences),
-        "alpha": torch.tensor(alphas, dtype=torch.float32).view(-1, 1, 1, 1),
-        "made": torch.tensor(made).view(-1, 1, 1, 1),
-    }
-
-
-def halves(data: Data) -> tuple[list[Rgb8], list[Rgb8], list[float], list[float]]:
-    """(lows, normals) of different scenes, with their shares: scenes are dealt out in turn."""
-    order = {scene: n for n, scene in enumerate(sorted({p.scene for p in data.pairs}))}
-    lows, normals, low_shares, normal_shares = [], [], [], []
-    for pair, share in zip(data.pairs, data.shares, strict=True):
-        if order[pair.scene] % 2:
-            lows.append(pair.low)
-            low_shares.append(share)
-        else:
-            normals.append(pair.high)
-            normal_shares.append(share)
-    # Folders of dark and of normal pictures together weigh two thirds of the pairs' share.
-    for pool, shares, extra in (
-        (lows, low_shares, data.dark),
-        (normals, normal_shares, data.normal),
-    ):
-        total = sum(shares) or 1.0
-        shares += [total * 2 / 3 / len(extra)] * len(extra)
-        pool += extra
-    return lows, normals, low_shares, normal_shares
-
-
-def draw_unpaired(data: Data, view: View, rng: np.random.Generator) -> Batch:
-    """``low`` and ``normal`` of different scenes; ``input`` is low, half the time 2-4x darker."""
-    lows, normals, low_shares, normal_shares = halves(data)
-    low_p = np.asarray(low_shares) / sum(low_shares)
-    normal_p = np.asarray(normal_shares) / sum(normal_shares)
-    low, normal, given = [], [], []
-    for _ in range(view.batch):
-        (crop,) = cut([lows[rng.choice(len(lows), p=low_p)]], view, rng)
-        (other,) = cut([normals[rng.choice(len(normals), p=normal_p)]], view, rng)
-        low.append(crop)
-        normal.append(other)
-        given.append(crop / np.float32(rng.uniform(2, 4)) if rng.random() < 0.5 else crop)
-    patch = min(32, view.height, view.width)
-    corners = [
-        (int(rng.integers(view.height - patch + 1)), int(rng.integers(view.width - patch + 1)))
-        for _ in range(6)
-    ]
-    return {
-        "low": to_tensor(low),
-        "normal": to_tensor(normal),
-        "input": to_tensor(given),
-        "corners": torch.tensor(corners),
-    }
-
-
-def draw_unpaired_and_lit(data: Data, view: View, rng: np.random.Generator) -> Batch:
-    """``draw_unpaired``, and pictures of which it is known without a reference what they ask for.
-
-    ``bright``: a normal picture with at most a third of its light gone. ``lit``: two of the inputs
-    with more noise and with lamps, whose light is ``added``, and each second time with parts made
-    black, where ``kept``, (2, 1, H, W), is 0.
-    """
-    batch = draw_unpaired(data, view, rng)
-    given = batch["input"][:2]
-    night = np.zeros((view.height, view.width, 3), np.float32)
-    strength = np.exp(rng.uniform(np.log(0.03), 0, len(given))).astype(np.float32)
-    lamps = to_tensor([s * with_lamps(night, rng) for s in strength])
-    whole = np.ones((view.height, view.width, 1), np.float32)
-    light = [partly_unlit(whole, rng) if rng.random() < 0.5 else whole for _ in given]
-    kept = to_tensor(light).round()
-    lit = (kept * given + lamps).clamp(max=1)
-    deviation = to_tensor([np.full((1, 1, 1), rng.uniform(0, 0.008), np.float32) for _ in given])
-    noise = to_tensor([rng.standard_normal(night.shape, np.float32) for _ in given])
-    return batch | {
-        "bright": batch["normal"][:1] * rng.uniform(0.67, 1),
-        "lit": (lit + deviation * noise).clamp(0, 1),
-        "added": lit - kept * given,
-        "kept": kept,
-    }
 
 
 # --- what is compared -----------------------------------------------------------------------------
@@ -539,13 +319,13 @@ RECIPES = {
             View(128, 192, 1, reduce=3, share=0.25),
             View(192, 288, 1, reduce=2, share=0.25),
         ),
-        finish_from=0.6,
+        finish_from=0.5,
         finish_views=(
-            View(64, 96, 4, reduce=6, share=0.2),
+            View(64, 96, 4, reduce=6, share=0.15),
             View(64, 64, 4, reduce=2, share=0.1),
-            View(128, 192, 1, reduce=3, share=0.2),
+            View(128, 192, 1, reduce=3, share=0.15),
             View(192, 288, 1, reduce=2, share=0.25),
-            View(384, 576, 1, reduce=1, share=0.25),
+            View(384, 576, 1, reduce=1, share=0.35),
         ),
         rate=4e-4,
     ),
