@@ -6,9 +6,8 @@ import functools
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.shell_completion import CompletionItem
 
-from .errors import LLEnhanceError, MediaError, Refusal
+from .errors import LLEnhanceError, Refusal
 from .evaluate import evaluate
 from .methods import DEFAULT, METHODS
 from .names import shown
@@ -37,8 +36,8 @@ from .train.command import train
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .jobs import Batch, Settings
-    from .plan import Job, Plan
+    from .jobs import Batch
+    from .plan import Plan
     from .report import Report
 
 # The same numbers as report.ExitStatus, which is not imported here: rich would slow --help down.
@@ -192,6 +191,7 @@ def enhance(
     if as_json and (output == "-" or (output is None and "-" in inputs)):
         raise Refusal("--json and a picture cannot share standard output")
 
+    from . import comparison, record
     from .engines import device_list
     from .jobs import Batch, Loading, Settings, check_videos
     from .plan import plan
@@ -231,8 +231,8 @@ def enhance(
         recipe=lambda job: settings.entry(job, digest(job.model), video),
         raw=video["raw"] is not None,
     )
-    _check_compare(planned, compare, reference, on_exists)
-    _check_report(planned, batch.report, compare)
+    comparison.check(planned, compare, reference, on_exists)
+    record.check(planned, batch.report, compare)
     if video["preview"] and any(job.kind != "video" for job in planned.jobs):
         raise Refusal("--preview takes videos")
     printed = [j for j in planned.jobs if j.target is None and not j.to_window]
@@ -259,11 +259,11 @@ def enhance(
     )
     written: AbstractContextManager[object] = nullcontext()
     if batch.report is not None:
-        written = _written_report(batch.report, planned, todo, report)
+        written = record.written(batch.report, planned, todo, report)
     with written:
         _run(planned, todo, report, batch.timeout)
         if compare is not None:
-            _write_sheet(planned.jobs, Path(compare), reference, settings, report)
+            comparison.write(planned.jobs, Path(compare), reference, settings, report)
     report.summary()
     raise click.exceptions.Exit(report.exit_status)
 
@@ -322,130 +322,6 @@ def _check_controls(
         check(METHODS[models[0]], 1.0, scale, False, {})
 
 
-def _check_compare(
-    planned: Plan,
-    compare: str | None,
-    reference: str | None,
-    on_exists: str,
-) -> None:
-    if reference is not None and compare is None:
-        raise Refusal("--reference goes with --compare")
-    if compare is None:
-        return
-    if planned.failures and not planned.jobs:
-        return  # what fails is told when its turn comes
-    if len({job.source for job in planned.jobs}) > 1 or any(
-        j.kind != "picture" or None in (j.source, j.target) for j in planned.jobs
-    ):
-        raise Refusal("--compare takes one picture, from a file to files")
-    from .inputs import SNIFFED
-    from .media import files, images
-
-    if reference is not None:
-        try:
-            start = files.head(Path(reference), SNIFFED)
-        except MediaError as error:
-            raise Refusal(f"{reference}: {error}") from None
-        if images.sniff(start) is None:
-            raise Refusal(f"{reference}: is not a picture of a format that is read")
-    path = Path(compare)
-    named = images.format_of_suffix(path.suffix)
-    if named is None or images.FORMATS[named].writes:
-        raise Refusal(f"--compare {compare}: give the file of a picture, such as sheet.png")
-    files.check_replaceable(path)
-    others = [job.source for job in planned.jobs] + [job.target for job in planned.jobs]
-    others += [] if reference is None else [Path(reference)]
-    if any(other is not None and files.same(other, path) for other in others):
-        raise Refusal(f"--compare {compare}: that is an input, an output or the reference")
-    if os.path.lexists(path) and on_exists != "overwrite":
-        raise Refusal(f"{compare} exists (--on-exists overwrite)")
-    files.check_name(path)
-    files.check_writable(path.parent)
-
-
-def _check_report(planned: Plan, report: str | None, compare: str | None) -> None:
-    """A report replaces nothing but a report."""
-    if report is None:
-        return
-    from .media import files
-
-    path = Path(report)
-    files.check_name(path)
-    files.check_writable(path.parent)
-    if compare is not None and files.same(Path(compare), path):
-        raise Refusal(f"{report}: the report and --compare are the same file")
-    if any(job.target is not None and files.same(job.target, path) for job in planned.jobs):
-        raise Refusal(f"{report}: the report and an output are the same file")
-    if os.path.lexists(path) and not files.head(path).split()[:2] == [b"{", b'"llenhance":']:
-        raise Refusal(f"{report} exists, and is no report")
-
-
-@contextmanager
-def _written_report(path: str, planned: Plan, todo: Batch, report: Report) -> Iterator[None]:
-    """Write the report file after the block, however it ends; not when it was refused."""
-    began = time.time()
-    status: int | None = None
-    try:
-        yield
-        status = int(report.exit_status)
-    except Refusal:
-        raise
-    except KeyboardInterrupt:
-        status = INTERRUPTED
-        raise
-    except SystemExit as ending:
-        status = ending.code if isinstance(ending.code, int) else FAILED
-        raise
-    except BaseException:
-        status = FAILED
-        raise
-    finally:
-        if status is not None:
-            _write_report(path, planned, todo, report, status, time.time() - began)
-
-
-def _write_report(
-    path: str, planned: Plan, todo: Batch, report: Report, status: int, seconds: float
-) -> None:
-    import dataclasses
-    import json
-
-    from .media import files
-
-    rows = list(report.rows)
-    told = {(row["source"], row.get("model")) for row in rows}
-    rows += [
-        {"status": "not done", "source": job.name, "target": job.target_name, "warnings": []}
-        for job in todo.jobs
-        if (job.name, job.model) not in told
-    ]
-    jobs = {(job.name, job.target_name): job for job in planned.jobs}
-    jobs |= {(job.name, job.model): job for job in planned.jobs}
-    for number, row in enumerate(rows):
-        row = rows[number] = {"target": None, "error": None, "seconds": None} | row
-        job = jobs.get((row["source"], str(row.get("model", row["target"]))))
-        if job is not None:
-            row |= {"model": job.model, "kind": job.kind}
-    counts = dict.fromkeys(("done", "skipped", "failed", "not done"), 0)
-    for row in rows:
-        counts[row["status"]] += 1
-    settings = dataclasses.asdict(todo.settings) | dataclasses.asdict(todo.loading)
-    models = dict.fromkeys(job.model for job in planned.jobs)
-    whole = {
-        "llenhance": __version__,
-        "exit_status": status,
-        "seconds": round(seconds, 3),
-        "counts": counts,
-        "settings": settings
-        | {"video": todo.video, "digests": {model: todo.loading.digest(model) for model in models}},
-        "files": rows,
-    }
-    text = json.dumps(whole, indent=1, default=str) + "\n"
-    files.make_folder(Path(path).parent)
-    with files.publish(Path(path), overwrite=True) as temporary:
-        temporary.write_text(text, encoding="ascii")
-
-
 def _print_plan(planned: Plan, as_json: bool) -> None:
     import json
 
@@ -470,46 +346,6 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
                 click.echo(json.dumps({"status": status, "source": source, key: reason}))
             else:
                 tell(status, "", "", source, reason)
-
-
-def _write_sheet(
-    jobs: Sequence[Job], target: Path, reference: str | None, settings: Settings, report: Report
-) -> None:
-    """The labelled picture of --compare, unless something before it failed."""
-    if report.failures:
-        report.warn(str(target), "is not written, since not every picture was")
-        return
-    try:
-        _make_sheet(jobs, target, reference, settings)
-    except LLEnhanceError as error:
-        report.failed(str(target), str(error))
-
-
-def _make_sheet(
-    jobs: Sequence[Job], target: Path, reference: str | None, settings: Settings
-) -> None:
-    from . import sheets
-    from .jobs import as_rgb8, read_picture
-    from .media import files, images
-    from .media.picture import Picture
-
-    paths = [("input", jobs[0].source), *((job.model, job.target) for job in jobs)]
-    if reference is not None:
-        paths.append(("reference", Path(reference)))
-    tiles = []
-    for label, path in paths:
-        try:
-            picture = read_picture(
-                path, settings.max_pixels, allow_truncated=settings.allow_truncated
-            )
-        except MediaError as error:
-            raise MediaError(f"{path}: {error}") from None
-        tiles.append((label, as_rgb8(picture)))
-    sheet = Picture([sheets.grid(tiles)], "png")
-    data = images.encode(sheet, images.format_of_suffix(target.suffix) or "png")
-    files.make_folder(target.parent)
-    with files.publish(target, overwrite=settings.overwrite) as temporary:
-        temporary.write_bytes(data)
 
 
 @cli.command()

@@ -17,6 +17,7 @@ from .engines import Engine, available_threads, open_engine
 from .errors import ControlError, LLEnhanceError
 from .fast import SIDE, carried, reduced
 from .methods import DEFAULT, METHODS, Method, get
+from .parts import Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,6 @@ WORKING_MEMORY = 2 << 30
 LITTLE = WORKING_MEMORY >> 5  # what a run may need in any case, without asking the system
 ELSEWHERE = 400 << 20  # bytes that a process with a network has, where the system does not tell
 PREPARED = 64 << 20  # bytes beside its weights that an engine keeps once it has run
-WRITING = 6  # bytes for each pixel of a result that encoding it takes, after the network is done
 FINISHING = 60  # bytes for each pixel of a part that steps in floating point need
 
 
@@ -167,7 +167,7 @@ class Enhancer:
             pixels.check(image)
             if max(image.shape[:2]) > SIDE:
                 return self._fast(image, strength, scale, tile, settings)
-        picture = _Picture(image, strength, scale, self.method.multiple_of)
+        picture = Whole(image, strength, scale, self.method.multiple_of)
         enhanced, *maps = self._run(picture, settings, return_map, tile)
         result = picture.joined(enhanced)
         return (result, maps[0]) if return_map else result
@@ -344,7 +344,7 @@ class Enhancer:
     ) -> Callable[[], list[NDArray[Any]]]:
         """Begin a batch; what is returned waits for it and gives the pictures. Where memory runs
         out it is halved."""
-        pictures = [_Picture(i, strength, scale, self.method.multiple_of) for i in images]
+        pictures = [Whole(i, strength, scale, self.method.multiple_of) for i in images]
         kinds = {(picture.shape, picture.original.dtype) for picture in pictures}
         if len(kinds) == 1 and self._grid(pictures[0], "auto").whole:
             try:
@@ -363,7 +363,7 @@ class Enhancer:
         return lambda: results
 
     def _begin_run(
-        self, pictures: Sequence[_Picture], scale: int, settings: dict[str, float]
+        self, pictures: Sequence[Whole], scale: int, settings: dict[str, float]
     ) -> Callable[[], list[NDArray[Any]]]:
         """Pictures of one size and dtype in one run."""
         parts = [picture.part() for picture in pictures]
@@ -384,7 +384,7 @@ class Enhancer:
 
     def _run(
         self,
-        picture: _Picture,
+        picture: Whole,
         controls: dict[str, float],
         maps: bool,
         tile: int | Literal["auto", "off"],
@@ -404,7 +404,7 @@ class Enhancer:
 
     def _through(
         self,
-        picture: _Picture,
+        picture: Whole,
         grid: tiling.Grid,
         controls: dict[str, float],
         maps: bool,
@@ -438,7 +438,7 @@ class Enhancer:
         self._release()  # writing a large picture takes memory too
         return joined
 
-    def _grid(self, picture: _Picture, tile: int | Literal["auto", "off"]) -> tiling.Grid:
+    def _grid(self, picture: Whole, tile: int | Literal["auto", "off"]) -> tiling.Grid:
         """The tiles for a picture; one that is the whole where it need not or cannot be cut.
 
         Raises ControlError for a tile of nothing, and LLEnhanceError where max_memory is too
@@ -478,7 +478,7 @@ class Enhancer:
             )
         return grid
 
-    def _room(self, picture: _Picture) -> int:
+    def _room(self, picture: Whole) -> int:
         """Bytes that one run for this picture may need."""
         useful = WORKING_MEMORY
         if self._torch is not None:
@@ -511,7 +511,7 @@ class Enhancer:
         return bool(self.weights.options.get("align_corners"))
 
     def _smaller(
-        self, picture: _Picture, grid: tiling.Grid, tile: int | Literal["auto", "off"]
+        self, picture: Whole, grid: tiling.Grid, tile: int | Literal["auto", "off"]
     ) -> tiling.Grid:
         """Tiles of half the size, after memory did not suffice for these; raises LLEnhanceError
         where there are none."""
@@ -534,7 +534,7 @@ class Enhancer:
         return smaller
 
     def _measure(
-        self, picture: _Picture, grid: tiling.Grid, found: list[NDArray[np.float32]]
+        self, picture: Whole, grid: tiling.Grid, found: list[NDArray[np.float32]]
     ) -> NDArray[np.float32]:
         """The whole-picture means, exactly: one pass over all tiles for each of them.
 
@@ -560,116 +560,6 @@ class Enhancer:
             means[begin : begin + count] = found[number]
             begin += count
         return means
-
-
-class _Picture:
-    """A picture on its way through the network, as a whole or in parts.
-
-    The network sees it reflected at its edges to multiples of ``multiple``: ``shape`` is the
-    height and width of that. Only parts are ever copied into it, or into floats.
-    """
-
-    def __init__(self, image: NDArray[Any], strength: float, scale: int, multiple: int) -> None:
-        self.original, self.layout = pixels.split(image)
-        self.strength, self.scale = strength, scale
-        rows, columns = self.original.shape[:2]
-        self.rows = pixels.reflected(rows, multiple)
-        self.columns = pixels.reflected(columns, multiple)
-        self.shape = len(self.rows), len(self.columns)
-        floats = self.original.dtype == np.float32
-        self.highlights = floats and pixels.has_highlights(self.original)
-
-    @property
-    def size(self) -> str:
-        """For people."""
-        height, width = self.original.shape[:2]
-        return f"{width}x{height} pixels"
-
-    def part(self, outer: tuple[slice, slice] = (slice(None), slice(None))) -> _Part:
-        """What lies at these rows and columns."""
-        piece = _take(self.original, self.rows[outer[0]], 0)
-        piece = _take(piece, self.columns[outer[1]], 1)
-        return _Part(piece, self.highlights, self.strength, self.scale)
-
-    def within(self, factor: int) -> tuple[slice, slice]:
-        """Where the picture itself lies in what the network sees, ``factor`` times as large."""
-        rows, columns = (
-            slice(before * factor, (before + length) * factor) for before, length in self._edges
-        )
-        return rows, columns
-
-    def place(
-        self, tile: tiling.Tile, factor: int
-    ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-        """(where what a tile gives lies in the result, and where in what it computes)."""
-        result, computed = [], []
-        for (before, length), inner, outer in zip(self._edges, tile.inner, tile.outer, strict=True):
-            first, last = max(inner.start, before), min(inner.stop, before + length)
-            result.append(slice((first - before) * factor, (last - before) * factor))
-            first, last = first - outer.start, last - outer.start
-            computed.append(slice(first * factor, last * factor))
-        return (result[0], result[1]), (computed[0], computed[1])
-
-    @property
-    def _edges(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """(pixels before the picture, its length) for rows and columns."""
-        lengths = self.original.shape[:2]
-        (top, left) = ((n - length) // 2 for n, length in zip(self.shape, lengths, strict=True))
-        return (top, lengths[0]), (left, lengths[1])
-
-    def sized(self, factor: int) -> tuple[int, int, int]:
-        """The shape of a result that is ``factor`` times as large."""
-        height, width = self.original.shape[:2]
-        return height * factor, width * factor, 3
-
-    @property
-    def result_bytes(self) -> int:
-        """What the colours of the result take, and what joins them with the rest."""
-        height, width, channels = self.sized(self.scale)
-        joined = 0 if self.layout.alpha is None and not self.layout.grey else 4
-        return height * width * (channels + joined) * self.original.dtype.itemsize
-
-    @property
-    def writing_bytes(self) -> int:
-        """What who writes the result takes beside it."""
-        height, width, _ = self.sized(self.scale)
-        return height * width * WRITING
-
-    def joined(self, enhanced: NDArray[Any]) -> NDArray[Any]:
-        """The colours of the result -> a picture like the one that was given."""
-        return pixels.join(enhanced, self.layout)
-
-
-class _Part:
-    """A part of a picture: ``given`` goes into the network, ``finished`` comes back."""
-
-    def __init__(
-        self, original: NDArray[Any], highlights: bool, strength: float, scale: int
-    ) -> None:
-        self.original = self.rgb = original
-        if original.dtype == np.float32:  # light above 1 is mapped, and given back afterwards
-            self.rgb = pixels.tone_map(original, highlights)
-        self.strength, self.scale = strength, scale
-        # A blend of two rounded pictures is off by up to one level: blend before rounding.
-        self.given = self.rgb if strength == 1 else pixels.to_float(self.rgb)
-
-    def finished(self, enhanced: NDArray[Any]) -> NDArray[Any]:
-        """What the network made of ``given`` -> the part of the result, of the picture's dtype."""
-        if self.strength != 1:
-            grown = pixels.enlarge(self.given, self.scale)
-            blended = grown * (1 - self.strength) + enhanced * self.strength
-            enhanced = pixels.from_float(blended.astype(np.float32), self.rgb.dtype)
-        if self.rgb is not self.original:
-            enhanced = pixels.apply_change(self.original, self.rgb, enhanced)
-        return enhanced
-
-
-def _take(image: NDArray[Any], places: NDArray[np.intp], axis: int) -> NDArray[Any]:
-    """Rows or columns of an image, without a copy where they lie side by side."""
-    first, last = int(places[0]), int(places[-1])
-    if last - first == len(places) - 1:
-        return image[first : last + 1] if axis == 0 else image[:, first : last + 1]
-    return np.take(image, places, axis)
 
 
 def _megabytes(size: int) -> str:

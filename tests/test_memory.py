@@ -173,6 +173,7 @@ def test_a_system_that_does_not_tell(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_tiles_fit_what_is_useful_and_what_is_free(name, engine, monkeypatch):
     from llenhance import enhancer as room
+    from llenhance.parts import Whole
 
     method = METHODS[name]
     enhancer = load(name, device="cpu", engine=engine, threads=2)
@@ -180,7 +181,7 @@ def test_tiles_fit_what_is_useful_and_what_is_free(name, engine, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda: 1 << 40)
 
     def grid(height, width):
-        picture = room._Picture(np.zeros((height, width, 3), np.uint8), 1, 1, method.multiple_of)
+        picture = Whole(np.zeros((height, width, 3), np.uint8), 1, 1, method.multiple_of)
         return enhancer._grid(picture, "auto")
 
     assert grid(200, 300).whole

@@ -1,0 +1,83 @@
+"""The labelled picture of ``--compare``: an input, what each method made of it, a reference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import sheets
+from .errors import LLEnhanceError, MediaError, Refusal
+from .inputs import SNIFFED
+from .jobs import Settings, as_rgb8, read_picture
+from .media import files, images
+from .media.picture import Picture
+from .plan import Job, Plan
+from .report import Report
+
+
+def check(planned: Plan, compare: str | None, reference: str | None, on_exists: str) -> None:
+    """Raises Refusal where a comparison is asked for that cannot or must not be written."""
+    if reference is not None and compare is None:
+        raise Refusal("--reference goes with --compare")
+    if compare is None:
+        return
+    if planned.failures and not planned.jobs:
+        return  # what fails is told when its turn comes
+    if len({job.source for job in planned.jobs}) > 1 or any(
+        j.kind != "picture" or None in (j.source, j.target) for j in planned.jobs
+    ):
+        raise Refusal("--compare takes one picture, from a file to files")
+    if reference is not None:
+        try:
+            start = files.head(Path(reference), SNIFFED)
+        except MediaError as error:
+            raise Refusal(f"{reference}: {error}") from None
+        if images.sniff(start) is None:
+            raise Refusal(f"{reference}: is not a picture of a format that is read")
+    path = Path(compare)
+    named = images.format_of_suffix(path.suffix)
+    if named is None or images.FORMATS[named].writes:
+        raise Refusal(f"--compare {compare}: give the file of a picture, such as sheet.png")
+    files.check_replaceable(path)
+    others = [job.source for job in planned.jobs] + [job.target for job in planned.jobs]
+    others += [] if reference is None else [Path(reference)]
+    if any(other is not None and files.same(other, path) for other in others):
+        raise Refusal(f"--compare {compare}: that is an input, an output or the reference")
+    if os.path.lexists(path) and on_exists != "overwrite":
+        raise Refusal(f"{compare} exists (--on-exists overwrite)")
+    files.check_name(path)
+    files.check_writable(path.parent)
+
+
+def write(
+    jobs: Sequence[Job], target: Path, reference: str | None, settings: Settings, report: Report
+) -> None:
+    """Write it to ``target``, unless something before it failed."""
+    if report.failures:
+        report.warn(str(target), "is not written, since not every picture was")
+        return
+    try:
+        _make(jobs, target, reference, settings)
+    except LLEnhanceError as error:
+        report.failed(str(target), str(error))
+
+
+def _make(jobs: Sequence[Job], target: Path, reference: str | None, settings: Settings) -> None:
+    paths = [("input", jobs[0].source), *((job.model, job.target) for job in jobs)]
+    if reference is not None:
+        paths.append(("reference", Path(reference)))
+    tiles = []
+    for label, path in paths:
+        try:
+            picture = read_picture(
+                path, settings.max_pixels, allow_truncated=settings.allow_truncated
+            )
+        except MediaError as error:
+            raise MediaError(f"{path}: {error}") from None
+        tiles.append((label, as_rgb8(picture)))
+    sheet = Picture([sheets.grid(tiles)], "png")
+    data = images.encode(sheet, images.format_of_suffix(target.suffix) or "png")
+    files.make_folder(target.parent)
+    with files.publish(target, overwrite=settings.overwrite) as temporary:
+        temporary.write_bytes(data)
