@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import sheets
 from .errors import LLEnhanceError, MediaError, Refusal
 from .inputs import SNIFFED
 from .jobs import Settings, as_rgb8, read_picture
@@ -64,6 +63,8 @@ def write(
 
 
 def _make(jobs: Sequence[Job], target: Path, reference: str | None, settings: Settings) -> None:
+    from . import sheets  # here: few runs draw letters, and loading that slows all of them
+
     paths = [("input", jobs[0].source), *((job.model, job.target) for job in jobs)]
     if reference is not None:
         paths.append(("reference", Path(reference)))
