@@ -218,8 +218,9 @@ def draw_unpaired_and_lit(data: Data, view: View, rng: np.random.Generator) -> B
     """``draw_unpaired``, and pictures of which it is known without a reference what they ask for.
 
     ``bright``: a normal picture with at most a third of its light gone. ``lit``: two of the inputs
-    with more noise and with lamps, whose light is ``added``, and each second time with parts made
-    black, where ``kept``, (2, 1, H, W), is 0.
+    with lamps, whose light is ``added``, and each second time with parts made black, where
+    ``kept``, (2, 1, H, W), is 0. ``noisy``: these with noise of sigma ~ U(0, 0.03). What a picture
+    asks for is in ``lit``: noise cut off at 0 is grey light, which takes colour from what is dark.
     """
     batch = draw_unpaired(data, view, rng)
     given = batch["input"][:2]
@@ -230,11 +231,12 @@ def draw_unpaired_and_lit(data: Data, view: View, rng: np.random.Generator) -> B
     light = [partly_unlit(whole, rng) if rng.random() < 0.5 else whole for _ in given]
     kept = to_tensor(light).round()
     lit = (kept * given + lamps).clamp(max=1)
-    deviation = to_tensor([np.full((1, 1, 1), rng.uniform(0, 0.015), np.float32) for _ in given])
+    deviation = to_tensor([np.full((1, 1, 1), rng.uniform(0, 0.03), np.float32) for _ in given])
     noise = to_tensor([rng.standard_normal(night.shape, np.float32) for _ in given])
     return batch | {
         "bright": batch["normal"][:1] * rng.uniform(0.67, 1),
-        "lit": (lit + deviation * noise).clamp(0, 1),
+        "lit": lit,
+        "noisy": (lit + deviation * noise).clamp(0, 1),
         "added": lit - kept * given,
         "kept": kept,
     }

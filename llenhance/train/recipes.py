@@ -149,6 +149,7 @@ def lightweight_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
 def residual_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
     output, difference = modules["network"].predict(batch["low"], batch["alpha"])
     terms = fidelity(output, batch["high"], structure=0.5, tint=3)  # or its colours end up pale
+    terms["reversal"] = 20 * losses.reversal(output.float(), batch["low"])  # dark rings at lamps
     if "auxiliary" not in off:
         error = (difference.float() - batch["difference"]).abs().mean((1, 2, 3), keepdim=True)
         terms["difference"] = 0.2 * error.mean()
@@ -200,17 +201,18 @@ def preserved_locally(modules: Modules, batch: Batch, fake: Tensor) -> Tensor:
 
 def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
     """The discriminators, feature preserving, and what bright pictures and lamps ask for."""
-    asked = [batch[name] for name in ("input", "bright", "lit")]
-    answers = modules["network"].predict(torch.cat(asked)).float()
-    fake, bright, lit = answers.split([len(x) for x in asked])
+    given = [batch[name] for name in ("input", "bright", "noisy")]
+    answers = modules["network"].predict(torch.cat(given)).float()
+    fake, bright, lit = answers.split([len(x) for x in given])
     terms = adversarial(modules, batch, fake, off)
     plain = batch["kept"] * batch["fake"][: len(lit)]
     # Lamps count as the pictures become light: with their full weight from the start none does.
     weight = 10 * batch["fake"].mean()
+    asked = torch.cat([batch[name] for name in ("input", "bright", "lit")])
     terms |= {
         "bright": 0.2 * losses.charbonnier(bright, batch["bright"]),
         "lamps": weight * losses.lamps(lit, plain, batch["lit"], batch["added"]),
-        "reversal": 200 * losses.reversal(answers, torch.cat(asked)),
+        "reversal": 200 * losses.reversal(answers, asked),
     }
     if "sfp" in off:
         return terms
@@ -224,7 +226,7 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
     return terms | {
         "features": share * preserved(modules, batch, fake),
         "colours": 10 * losses.colours_kept(answers, coloured),
-        "black": 3 * losses.colour_of_black(answers, torch.cat(asked)),
+        "black": 3 * losses.colour_of_black(answers, asked),
         "features_local": share * preserved_locally(modules, batch, fake),
     }
 
