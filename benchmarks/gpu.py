@@ -197,7 +197,7 @@ def row(
     width, height = size
     enhancer = load(method, device=clock.device, engine="torch")
     engine: Any = enhancer.engine
-    frames = min(2 if quick else FRAMES, enhancer.at_once(height, width))
+    frames = min(2 if quick else FRAMES, enhancer.budget.at_once(height, width))
     found: dict[str, Any] = {"method": method, "size": list(size), "frames": frames}
     found["precision"] = engine.precision
     try:

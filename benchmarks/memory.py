@@ -174,6 +174,11 @@ class First:
         self.measured[number] = count + 1, mean
         return mean
 
+    def room(self, usual: int) -> int:
+        """As :class:`llenhance.engines.Engine`."""
+        found: int = self.engine.room(usual)
+        return found
+
     def release(self) -> None:
         """As :class:`llenhance.engines.Engine`."""
         self.peak = peak()  # after the last tile has found its place

@@ -309,7 +309,7 @@ def _check_controls(
     models: Sequence[str], controls: dict[str, float], scale: int | None, strength: float
 ) -> None:
     """Every control must be one that some chosen method has, with a value that it takes."""
-    from .enhancer import check, lacking
+    from .controls import check, lacking
 
     check(METHODS[models[0]], strength, None, False, {})
     for name, value in controls.items():

@@ -13,24 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import checkpoints, memory, pixels, tiling
+from .budget import Budget
+from .controls import check
 from .engines import Engine, available_threads, open_engine
 from .errors import ControlError, LLEnhanceError
 from .fast import SIDE, carried, reduced
-from .methods import DEFAULT, METHODS, Method, get
+from .methods import DEFAULT, Method, get
 from .parts import Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from .engines.pytorch import TorchEngine
-
-# Bytes that one run of a network may need before a picture is cut: larger tiles spend less on their
-# margins, but beyond this hardly so.
-WORKING_MEMORY = 2 << 30
-LITTLE = WORKING_MEMORY >> 5  # what a run may need in any case, without asking the system
-ELSEWHERE = 400 << 20  # bytes that a process with a network has, where the system does not tell
-PREPARED = 64 << 20  # bytes beside its weights that an engine keeps once it has run
-FINISHING = 60  # bytes for each pixel of a part that steps in floating point need
 
 
 def load(
@@ -80,21 +74,10 @@ class Enhancer:
         self.weights = weights
         self.engine = engine
         self.note = note  # why this engine and device
-        self.max_memory = max_memory
         self.threads = threads  # for what is done beside the engine
-        self.tell: Callable[[str], None] = lambda _: None  # hears how pictures are cut
-        self._most: int | None = None  # pixels of a run for which memory sufficed, where it ran out
-        # Bytes for each pixel that the engine gets, at scale 1.
-        self._per_pixel = method.bytes_per_pixel(engine.name, engine.precision)
-        least = tiling.least(method.receptive_radius, method.multiple_of)
-        self._began_with = memory.resident() or ELSEWHERE
-        self._prepared = PREPARED + 4 * method.parameters
-        needed = self._began_with + self._prepared + least * self._per_pixel
-        if max_memory is not None and max_memory < needed:
-            raise ControlError(
-                f"max memory {_megabytes(max_memory)}: {method.name} takes"
-                f" {_megabytes(needed)} before the first picture"
-            )
+        # The authors' EnlightenGAN enlarges on a grid that depends on the whole picture's size.
+        may_cut = not weights.options.get("align_corners")
+        self.budget = Budget(method, engine, max_memory, may_cut)
 
     @property
     def device(self) -> str:
@@ -254,7 +237,7 @@ class Enhancer:
                     f"a tensor needs the torch engine (load(..., engine='torch')); this is"
                     f" {self.engine.name}"
                 )
-            at_once = partial(self.at_once, scale=scale)
+            at_once = partial(self.budget.at_once, scale=scale)
             return engine.on_device(frames, scale, settings, strength, at_once)
         if isinstance(frames, np.ndarray) and frames.ndim != 4:
             raise LLEnhanceError(
@@ -301,15 +284,6 @@ class Enhancer:
         while begun:
             yield begun.popleft()()
 
-    def at_once(self, height: int, width: int, scale: int = 1) -> int:
-        """How many pictures of this size the network takes in one run: at least one, and at most
-        as many as its working memory has room for. The same on the same machine."""
-        engine = self._torch
-        room = WORKING_MEMORY if engine is None else engine.room(WORKING_MEMORY)
-        if self.max_memory is not None and self.device == "cpu":
-            room = min(room, self.max_memory - self._began_with - self._prepared)
-        return max(1, room // (height * width * scale**2 * self._per_pixel))
-
     @property
     def _torch(self) -> TorchEngine | None:
         """The engine, where it is torch's."""
@@ -331,7 +305,7 @@ class Enhancer:
             alike.setdefault((*image.shape[:2], image.dtype), []).append(number)
         parts = []
         for (height, width, _), numbers in alike.items():
-            size = self.at_once(height, width, scale)
+            size = self.budget.at_once(height, width, scale)
             parts += [numbers[at : at + size] for at in range(0, len(numbers), size)]
         return parts
 
@@ -346,14 +320,14 @@ class Enhancer:
         out it is halved."""
         pictures = [Whole(i, strength, scale, self.method.multiple_of) for i in images]
         kinds = {(picture.shape, picture.original.dtype) for picture in pictures}
-        if len(kinds) == 1 and self._grid(pictures[0], "auto").whole:
+        if len(kinds) == 1 and self.budget.grid(pictures[0], "auto").whole:
             try:
                 return self._begin_run(pictures, scale, settings)
             except Exception as error:
                 if not memory.ran_out(error):
                     raise
             # Outside of the handler: what the failed run held is free only now.
-            self._release()
+            self.budget.release()
             if len(images) > 1:
                 halves = (images[: len(images) // 2], images[len(images) // 2 :])
                 done = [self._begin(half, strength, scale, settings)() for half in halves]
@@ -391,7 +365,7 @@ class Enhancer:
     ) -> list[NDArray[Any]]:
         """The colours of the enhanced picture and the maps: in one piece, or in tiles, which are
         made smaller where memory runs out."""
-        grid = self._grid(picture, tile)
+        grid = self.budget.grid(picture, tile)
         means: list[NDArray[np.float32]] = []  # those that have been measured
         while True:
             try:
@@ -400,7 +374,7 @@ class Enhancer:
                 if not memory.ran_out(error):
                     raise
             # Outside of the handler: what the failed run held is free only now.
-            grid = self._smaller(picture, grid, tile)
+            grid = self.budget.smaller(picture, grid, tile)
 
     def _through(
         self,
@@ -414,13 +388,14 @@ class Enhancer:
         if grid.whole:
             part = picture.part()
             # An engine that is prepared for one size needs less memory.
+            again = self.budget.max_memory is not None
             first, *rest = self.engine.run(
-                part.given[None], scale, controls, maps=maps, again=self.max_memory is not None
+                part.given[None], scale, controls, maps=maps, again=again
             )
             enhanced = part.finished(first[0])[picture.within(scale)]
             return [enhanced, *(plane[0][picture.within(1)] for plane in rest)]
         height, width = grid.size
-        self.tell(f"{grid.down * grid.across} tiles of {width}x{height} pixels")
+        self.budget.tell(f"{grid.down * grid.across} tiles of {width}x{height} pixels")
         given = self._measure(picture, grid, means) if self.method.means else None
         joined: list[NDArray[Any]] = []
         for tile in grid.tiles():
@@ -435,103 +410,8 @@ class Enhancer:
                     joined.append(np.empty(picture.sized(factor), plane.dtype))
                 place, kept = picture.place(tile, factor)
                 joined[number][place] = plane[kept]
-        self._release()  # writing a large picture takes memory too
+        self.budget.release()  # writing a large picture takes memory too
         return joined
-
-    def _grid(self, picture: Whole, tile: int | Literal["auto", "off"]) -> tiling.Grid:
-        """The tiles for a picture; one that is the whole where it need not or cannot be cut.
-
-        Raises ControlError for a tile of nothing, and LLEnhanceError where max_memory is too
-        little for this picture.
-        """
-        method, (height, width) = self.method, picture.shape
-        halo, multiple = method.receptive_radius, method.multiple_of
-        if tile == "off" or self._cannot_cut:
-            return tiling.by_area(height, width, height * width, halo, multiple)
-        if tile != "auto":
-            if tile < 1:
-                raise ControlError(f"tile {tile}: a tile has at least one pixel")
-            grid = tiling.by_side(height, width, tile, halo, multiple)
-            if self._most is None or grid.pixels <= self._most:
-                return grid
-            return tiling.by_area(height, width, self._most, halo, multiple)
-        per_pixel = self._per_pixel * picture.scale**2
-        if picture.strength != 1 or picture.original.dtype == np.float32:
-            per_pixel += FINISHING * picture.scale**2
-        bounded = self.max_memory is not None or self._most is not None
-        if not bounded and height * width * per_pixel <= LITTLE:
-            return tiling.by_area(height, width, height * width, halo, multiple)
-        room = self._room(picture)
-        if height * width * per_pixel > room:
-            self._release()  # what it keeps of earlier runs counts as taken
-            room = self._room(picture)
-        most = room // per_pixel
-        if self._most is not None:
-            most = min(most, self._most)
-        grid = tiling.by_area(height, width, most, halo, multiple)
-        lacking = max(grid.pixels * per_pixel, picture.writing_bytes) - room
-        if self.max_memory is not None and lacking > 0:
-            needed = self.max_memory + lacking
-            raise LLEnhanceError(
-                f"{picture.size} take {_megabytes(needed)},"
-                f" more than the max memory of {_megabytes(self.max_memory)}"
-            )
-        return grid
-
-    def _room(self, picture: Whole) -> int:
-        """Bytes that one run for this picture may need."""
-        useful = WORKING_MEMORY
-        if self._torch is not None:
-            useful = self._torch.room(useful)
-        if self.device.startswith("cuda"):
-            return useful  # of the GPU's own memory
-        if self.max_memory is not None:
-            taken = memory.resident() or ELSEWHERE
-            return min(useful, self.max_memory - taken - self._prepared - picture.result_bytes)
-        free = memory.available()
-        if free is None:
-            return useful
-        # Others need memory as well. In steps, so that a little more or less changes no tile.
-        room = useful
-        while room > (free - picture.result_bytes) // 2 and room > LITTLE:
-            room >>= 1
-        return room
-
-    def _release(self) -> None:
-        """Let the engine give back what it keeps for the next run."""
-        try:
-            self.engine.release()
-        except Exception as error:  # giving back may take a little itself
-            if not memory.ran_out(error):
-                raise
-
-    @property
-    def _cannot_cut(self) -> bool:
-        """The authors' EnlightenGAN enlarges on a grid that depends on the whole picture's size."""
-        return bool(self.weights.options.get("align_corners"))
-
-    def _smaller(
-        self, picture: Whole, grid: tiling.Grid, tile: int | Literal["auto", "off"]
-    ) -> tiling.Grid:
-        """Tiles of half the size, after memory did not suffice for these; raises LLEnhanceError
-        where there are none."""
-        self._release()
-        method, (height, width) = self.method, picture.shape
-        if tile == "off" or self._cannot_cut:
-            why = "--tile off" if tile == "off" else "these weights cannot be cut into tiles"
-            raise LLEnhanceError(
-                f"there is not enough memory for {picture.size} in one piece ({why})"
-            )
-        self._most = grid.pixels // 2
-        smaller = tiling.by_area(
-            height, width, self._most, method.receptive_radius, method.multiple_of
-        )
-        if smaller.pixels >= grid.pixels:
-            raise LLEnhanceError(
-                f"there is not enough memory for {picture.size}, even in small tiles"
-            )
-        self.tell("not enough memory: going on with smaller tiles")
-        return smaller
 
     def _measure(
         self, picture: Whole, grid: tiling.Grid, found: list[NDArray[np.float32]]
@@ -556,55 +436,7 @@ class Enhancer:
                         given, window, picture.scale, number, means
                     )
                 found.append((total / (height * width)).astype(np.float32))
-                self._release()  # the next pass is another part of the network
+                self.budget.release()  # the next pass is another part of the network
             means[begin : begin + count] = found[number]
             begin += count
         return means
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
-
-
-def check(
-    method: Method,
-    strength: float,
-    scale: int | None,
-    return_map: bool,
-    controls: dict[str, float],
-) -> tuple[int, dict[str, float]]:
-    """(scale, every control of the method with its value); raises ControlError."""
-    if not 0 <= strength <= 1:
-        raise ControlError(f"strength {strength:g}: it goes from 0 to 1")
-    if scale is None:
-        scale = method.scales[0]
-    elif scale not in method.scales:
-        having = [m.name for m in METHODS.values() if scale in m.scales]
-        raise ControlError(
-            f"scale {scale}: {method.name} has scale {_listed(method.scales)};"
-            f" {_listed(having) if having else 'no method'} has {scale}"
-        )
-    if return_map and not method.maps:
-        having = [m.name for m in METHODS.values() if m.maps]
-        raise ControlError(f"{method.name} has no map; {_listed(having)} has one")
-    known = {control.name: control for control in method.controls}
-    for name, value in controls.items():
-        if name not in known:
-            raise ControlError(lacking(name, method.name))
-        control = known[name]
-        if not control.low <= value <= control.high:
-            raise ControlError(
-                f"{name} {value:g}: it goes from {control.low:g} to {control.high:g}"
-            )
-    return scale, {c.name: float(controls.get(c.name, c.default)) for c in method.controls}
-
-
-def lacking(control: str, *names: str) -> str:
-    """The sentence for a control that these methods do not have."""
-    having = [m.name for m in METHODS.values() if any(c.name == control for c in m.controls)]
-    lacks = f"{_listed(names)} {'has' if len(names) == 1 else 'have'} no such control"
-    return f"{control}: {lacks}; {_listed(having) + ' has it' if having else 'no method has it'}"
-
-
-def _listed(values: tuple[object, ...] | list[str]) -> str:
-    return " and ".join(str(value) for value in values)

@@ -174,7 +174,7 @@ def _check_usage(
         having = [name for name, method in METHODS.items() if scale in method.scales]
         raise Refusal(f"scale {scale}: {', '.join(having) or 'no method'} has it; none is chosen")
     if synthetic is not None:
-        from .enhancer import lacking
+        from .controls import lacking
 
         if preds:
             raise Refusal("--pred: the pictures of --synthetic are made here, nobody else has them")

@@ -87,7 +87,7 @@ class Settings:
             return None
         method = enhancer.method
         return footage.Together(
-            partial(enhancer.at_once, scale=self.scale_of(method)),
+            partial(enhancer.budget.at_once, scale=self.scale_of(method)),
             partial(
                 enhancer.enhance_batches,
                 strength=self.strength,
@@ -184,7 +184,7 @@ class Loading:
                 precision=self.precision,
                 max_memory=self.max_memory,
             )
-            enhancer.tell = report.say
+            enhancer.budget.tell = report.say
             report.say(
                 f"{model}: {enhancer.engine.name} {enhancer.engine.precision} on {enhancer.device}"
                 f" ({enhancer.note}),"

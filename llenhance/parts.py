@@ -73,6 +73,11 @@ class Whole:
         return height * factor, width * factor, 3
 
     @property
+    def finishes_in_floats(self) -> bool:
+        """Whether what the network gives is still blended, or given highlights."""
+        return self.strength != 1 or self.original.dtype == np.float32
+
+    @property
     def result_bytes(self) -> int:
         """What the colours of the result take, and what joins them with the rest."""
         height, width, channels = self.sized(self.scale)

@@ -26,7 +26,7 @@ from conftest import ROOT, real_dark_photos
 from test_engines import dark_scene
 from torch.overrides import TorchFunctionMode
 
-from llenhance import engines, enhancer, footage, load, segments
+from llenhance import budget, engines, footage, load, segments
 from llenhance.checkpoints import build, find
 from llenhance.engines import lanes, pytorch
 from llenhance.errors import ControlError, DeviceError, LLEnhanceError
@@ -171,9 +171,9 @@ def test_runs_are_bounded_by_memory_and_not_smaller(engine, rng, monkeypatch):
     else:
         monkeypatch.setattr(type(alone.engine), "run", run_)
     images = [*scenes(rng, 7, (20, 30)), *scenes(rng, 2, (40, 30))]
-    monkeypatch.setattr(enhancer, "WORKING_MEMORY", 3 * 20 * 30 * alone._per_pixel)
-    assert alone.at_once(20, 30) == 3
-    assert alone.at_once(4000, 3000) == 1
+    monkeypatch.setattr(budget, "WORKING_MEMORY", 3 * 20 * 30 * alone.budget._per_pixel)
+    assert alone.budget.at_once(20, 30) == 3
+    assert alone.budget.at_once(4000, 3000) == 1
     outs = alone.enhance_batch(images)
     assert sizes == [3, 3, 1, 1, 1]
     monkeypatch.undo()

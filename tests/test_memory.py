@@ -47,7 +47,7 @@ def python(code, *arguments):
 def told(enhancer):
     """What is told of how pictures are cut, from now on."""
     lines = []
-    enhancer.tell = lines.append
+    enhancer.budget.tell = lines.append
     return lines
 
 
@@ -172,7 +172,7 @@ def test_a_system_that_does_not_tell(monkeypatch, tmp_path):
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", METHODS)
 def test_tiles_fit_what_is_useful_and_what_is_free(name, engine, monkeypatch):
-    from llenhance import enhancer as room
+    from llenhance import budget
     from llenhance.parts import Whole
 
     method = METHODS[name]
@@ -182,13 +182,13 @@ def test_tiles_fit_what_is_useful_and_what_is_free(name, engine, monkeypatch):
 
     def grid(height, width):
         picture = Whole(np.zeros((height, width, 3), np.uint8), 1, 1, method.multiple_of)
-        return enhancer._grid(picture, "auto")
+        return enhancer.budget.grid(picture, "auto")
 
     assert grid(200, 300).whole
     large = grid(6000, 9000)
     assert not large.whole
     doubled = 2 if engine == "torch" and enhancer.engine.precision != "fp32" else 1
-    assert large.pixels * per_pixel <= room.WORKING_MEMORY * doubled
+    assert large.pixels * per_pixel <= budget.WORKING_MEMORY * doubled
     assert large.work < 2.1  # margins are not most of the work
     monkeypatch.setattr(memory, "available", lambda: 6000 * 9000 * 3 + (800 << 20))
     tight = grid(6000, 9000)
@@ -229,7 +229,7 @@ def test_a_bound_holds_for_the_whole_command(name, limit, tmp_path):
 
 def test_a_picture_that_cannot_stay_within_the_bound_is_refused():
     enhancer = load("lightweight", device="cpu", threads=2)
-    enhancer.max_memory = (memory.resident() or 0) + (100 << 20)
+    enhancer.budget.max_memory = (memory.resident() or 0) + (100 << 20)
     image = np.zeros((8000, 8000, 3), np.uint8)
     with pytest.raises(LLEnhanceError, match=r"8000x8000 pixels take .*[GM]B, more than the max"):
         enhancer.enhance(image)
@@ -394,7 +394,7 @@ def test_means_that_are_known_are_not_measured_again(monkeypatch):
     whole = enhancer.enhance(image, tile="off").astype(int)
     monkeypatch.setattr(enhancer.engine, "run", short)
     monkeypatch.setattr(enhancer.engine, "measure", counting)
-    enhancer._most = 30_000
+    enhancer.budget._most = 30_000
     assert np.abs(enhancer.enhance(image) - whole).max() <= 1
     assert numbers == sorted(numbers)
 

@@ -64,6 +64,11 @@ class Engine(Protocol):
         """
         ...
 
+    def room(self, usual: int) -> int:
+        """Bytes that one run may need, the same from run to run; ``usual`` where nothing is known
+        of the device's own memory."""
+        ...
+
     def release(self) -> None:
         """Give back the working memory that is kept for the next run."""
         ...

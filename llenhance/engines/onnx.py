@@ -118,6 +118,10 @@ class OnnxEngine:
         mean: NDArray[np.float32] = outputs[0].reshape(-1)
         return mean
 
+    def room(self, usual: int) -> int:
+        """See :class:`llenhance.engines.Engine`."""
+        return usual
+
     def release(self) -> None:
         """See :class:`llenhance.engines.Engine`."""
         if self.device != "cpu":

@@ -186,6 +186,10 @@ class OpenVinoEngine:
         mean = self._infer(graph, feeds, number, True)[0]  # one of many tiles
         return mean.reshape(-1)
 
+    def room(self, usual: int) -> int:
+        """See :class:`llenhance.engines.Engine`."""
+        return usual
+
     def release(self) -> None:
         """See :class:`llenhance.engines.Engine`."""
         with self.lock:

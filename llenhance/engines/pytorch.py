@@ -112,8 +112,7 @@ class TorchEngine:
         ]
 
     def room(self, usual: int) -> int:
-        """Bytes that one run may need: on an NVIDIA GPU half of its memory, elsewhere ``usual``.
-        The same from run to run, so that batches and tiles are."""
+        """See :class:`llenhance.engines.Engine`; half of an NVIDIA GPU's memory."""
         if not self.device.startswith("cuda"):
             return usual
         return int(torch.cuda.get_device_properties(self.device).total_memory) // 2
