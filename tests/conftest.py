@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-# Threads that spin beside each other make a small machine many times slower.
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# Threads that spin beside each other make a busy machine many times slower, and the pictures of
+# these tests are small. What is about threads says how many.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Under nohup a command rightly ignores SIGHUP, and behind a shell's & SIGINT; the commands of these
 # tests are to be hung up and interrupted.
 if hasattr(signal, "SIGHUP"):

@@ -2,7 +2,7 @@
 
 A run lives in one folder: ``checkpoint.pt`` (everything needed to go on),
 ``METHOD.safetensors`` (the average weights that validated best, or the last ones where there is
-nothing to validate on), ``log.csv`` and its picture ``curve.png``.
+nothing to validate on), ``log.csv`` and, drawn with each checkpoint, its picture ``curve.png``.
 """
 
 import copy
@@ -302,7 +302,10 @@ class Trainer:
             writer.writeheader()
             writer.writerows(self.rows)
         os.replace(temporary, self.run.folder / "log.csv")
-        curve.draw(self.rows, self.run.folder / "curve.png")
+
+    def draw_curve(self) -> None:
+        if not parallel.rank():
+            curve.draw(self.rows, self.run.folder / "curve.png")
 
     def fit(self, tell: Callable[["Trainer", dict[str, float]], None]) -> None:
         """Train to the end; ``tell(trainer, row)`` hears of every step and validation."""
@@ -332,6 +335,7 @@ class Trainer:
             if done or self.elapsed - last_save >= 60 * self.run.save_minutes:
                 last_save = self.elapsed
                 self.save()
+                self.draw_curve()
         if not self.data.validation:
             self.export()
 
