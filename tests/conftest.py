@@ -3,9 +3,12 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+from llenhance import load
 
 # Threads that spin beside each other make a busy machine many times slower, and the pictures of
 # these tests are small. What is about threads says how many.
@@ -18,6 +21,20 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def opened():
+    """An enhancer on the processor by method, engine and precision, opened once."""
+    kept: dict[tuple[str, str, str], Any] = {}
+
+    def get(name: str, engine: str = "onnx", precision: str = "fp32") -> Any:
+        key = (name, engine, precision)
+        if key not in kept:
+            kept[key] = load(name, engine=engine, device="cpu", precision=precision)
+        return kept[key]
+
+    return get
 
 
 @pytest.fixture
