@@ -149,7 +149,6 @@ def lightweight_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
 def residual_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
     output, difference = modules["network"].predict(batch["low"], batch["alpha"])
     terms = fidelity(output, batch["high"], structure=0.5, tint=3)  # or its colours end up pale
-    terms["reversal"] = 20 * losses.reversal(output.float(), batch["low"])  # dark rings at lamps
     if "auxiliary" not in off:
         error = (difference.float() - batch["difference"]).abs().mean((1, 2, 3), keepdim=True)
         terms["difference"] = 0.2 * error.mean()
