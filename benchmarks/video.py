@@ -27,7 +27,7 @@ import numpy as np
 
 from llenhance import METHODS, load
 from llenhance.media import videos
-from llenhance.media.video_info import plain_info
+from llenhance.media.video.info import plain_info
 from llenhance.metrics import Flicker, TemporalNoise
 from llenhance.stabilize import Stabilizer
 

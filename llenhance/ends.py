@@ -13,7 +13,7 @@ from .engines import available_threads
 from .errors import Refusal
 from .media import videos
 from .media.picture import MAX_PIXELS
-from .media.video_places import RawFormat, camera_number, find, frame_rate, is_numbered, raw_format
+from .media.video.places import RawFormat, camera_number, find, frame_rate, is_numbered, raw_format
 
 Start = float | Fraction | None  # seconds from the first frame
 Place = Literal["file", "pictures", "y4m", "pipe", "window"]

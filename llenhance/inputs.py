@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .errors import MediaError
 from .media import files, images
-from .media.video_places import camera_number, find, is_numbered
+from .media.video.places import camera_number, find, is_numbered
 
 SNIFFED = 4096  # bytes: a camera's raw file and a TIFF differ only that far in
 STREAM = "-"  # stdin as an input, stdout as an output

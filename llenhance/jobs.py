@@ -23,7 +23,7 @@ from .errors import LLEnhanceError, MediaError
 from .journal import Journal
 from .media import colour, files, images
 from .media.picture import MAX_PIXELS, Limits, Picture
-from .media.video_places import is_numbered
+from .media.video.places import is_numbered
 from .methods import METHODS, Method
 from .pipelining import QUEUED, BoundedExecutor, dispatch, prefetch
 from .pixels import Array

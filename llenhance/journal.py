@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from .errors import MediaError
 from .media import files
-from .media.video_places import find, is_numbered
+from .media.video.places import find, is_numbered
 
 NAME = ".llenhance-journal.jsonl"
 SYNC = 1.0  # seconds between two syncs: each costs a flush of the disk, and each target had one

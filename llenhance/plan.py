@@ -12,7 +12,7 @@ from . import journal
 from .errors import Refusal
 from .inputs import STREAM, Found, Input, Source, collect, expand, is_sequence, is_special
 from .media import files, images
-from .media.video_places import camera_number, folder_of, is_numbered
+from .media.video.places import camera_number, folder_of, is_numbered
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import numpy as np
 
 from .errors import MediaError
 from .media import files, videos
-from .media.video_places import find, folder_of, is_numbered, numbered
+from .media.video.places import find, folder_of, is_numbered, numbered
 from .pixels import Array
 
 FRAMES = 250  # in a piece: no more than encoders put between two key frames anyhow

@@ -14,7 +14,8 @@ from test_images import TIMES, animation
 
 from llenhance import pixels
 from llenhance.errors import MediaError
-from llenhance.media import images, isobmff
+from llenhance.media import images
+from llenhance.media.formats import isobmff
 from llenhance.media.images import Picture
 
 SCENE = pictures.dark_scene()

@@ -25,14 +25,9 @@ from PIL import Image
 from llenhance import footage
 from llenhance.cli import cli
 from llenhance.errors import MediaError, Refusal
-from llenhance.media import video_camera, videos
-from llenhance.media.video_places import (
-    RawFormat,
-    find,
-    frame_rate,
-    is_numbered,
-    raw_format,
-)
+from llenhance.media import videos
+from llenhance.media.video import camera as cameras
+from llenhance.media.video.places import RawFormat, find, frame_rate, is_numbered, raw_format
 from llenhance.plan import Job
 from llenhance.report import Report
 
@@ -375,7 +370,7 @@ class Camera:
 @pytest.fixture
 def camera(monkeypatch: pytest.MonkeyPatch) -> Camera:
     found = Camera()
-    monkeypatch.setattr(video_camera, "open_capture", lambda _: found)
+    monkeypatch.setattr(cameras, "open_capture", lambda _: found)
     return found
 
 
@@ -430,8 +425,8 @@ def test_a_recording_that_is_stopped_is_kept(tmp_path: Path, number: str, status
     program = (
         "import sys, test_ends\n"
         "from llenhance import cli\n"
-        "from llenhance.media import video_camera\n"
-        "video_camera.open_capture = lambda _: test_ends.Camera()\n"
+        "from llenhance.media.video import camera\n"
+        "camera.open_capture = lambda _: test_ends.Camera()\n"
         "cli.main()\n"
     )
     target = tmp_path / "out.mp4"

@@ -21,7 +21,8 @@ from PIL import Image, ImageOps
 
 from llenhance import pixels
 from llenhance.errors import MediaError
-from llenhance.media import codecs, colour, images, isobmff
+from llenhance.media import colour, images
+from llenhance.media.formats import codecs, isobmff
 from llenhance.media.images import Picture
 
 SCENE = pictures.dark_scene()

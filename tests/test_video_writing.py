@@ -583,7 +583,7 @@ def test_the_size_of_frames_is_checked_before_one_is_decoded(
     def decode(*_: Any) -> Any:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("llenhance.media.video_info.decode", decode)
+    monkeypatch.setattr("llenhance.media.video.info.decode", decode)
     with pytest.raises(MediaError, match=r"claims 160x96 pixels, more than the limit of 15359"):
         videos.probe(plain, 160 * 96 - 1)
 
@@ -627,10 +627,11 @@ def test_a_hardware_encoder_is_asked_in_its_own_words(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not tried on real hardware: only what the encoder would be told."""
-    from llenhance.media import video_codecs, video_plan
+    from llenhance.media.video import codecs
+    from llenhance.media.video import plan as planning
 
-    monkeypatch.setattr(video_codecs, "usable", lambda encoder: encoder == "h264_nvenc")
-    monkeypatch.setattr(video_plan, "_try", lambda *_: None)
+    monkeypatch.setattr(codecs, "usable", lambda encoder: encoder == "h264_nvenc")
+    monkeypatch.setattr(planning, "_try", lambda *_: None)
     plan = videos.plan_encoding(
         videos.probe(plain), container="mp4", codec="h264_nvenc", crf=23, preset="p2"
     )

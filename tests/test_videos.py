@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from llenhance.errors import MediaError
-from llenhance.media import video_capture, video_input, video_open, videos
+from llenhance.media import videos
+from llenhance.media.video import capture, opening, reading
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "videos"
 FAST = {"h264": "ultrafast", "hevc": "ultrafast", "av1": "12", "vp9": "8"}
@@ -188,7 +189,7 @@ def test_pyav_takes_over_where_opencv_is_black(
     def black(_capture: Any, _pts: int) -> Any:
         return np.zeros((96, 160, 3), np.uint8)
 
-    monkeypatch.setattr(video_capture.Capture, "read", black)
+    monkeypatch.setattr(capture.Capture, "read", black)
     with videos.VideoReader(plain) as reader:
         assert [clips.position(frame.image) for frame in reader] == list(range(20))
     assert reader.decoder == "PyAV"
@@ -197,12 +198,12 @@ def test_pyav_takes_over_where_opencv_is_black(
 def test_pyav_takes_over_where_opencv_loses_a_frame(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = video_capture.Capture.read
+    real = capture.Capture.read
 
     def lossy(capture: Any, pts: int) -> Any:
         return None if pts >= 7 * 512 else real(capture, pts)
 
-    monkeypatch.setattr(video_capture.Capture, "read", lossy)
+    monkeypatch.setattr(capture.Capture, "read", lossy)
     with videos.VideoReader(plain) as reader:
         read = list(reader)
     assert reader.decoder == "OpenCV, PyAV"
@@ -298,14 +299,14 @@ def test_a_late_start_gives_the_same_frames_without_decoding_all(
     with videos.VideoReader(path) as reader:
         whole = {frame.pts: frame.image for frame in reader}
     decoded: list[int] = []
-    real = video_input.decode
+    real = reading.decode
 
     def counting(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         for pts, frame in real(container, stream):
             decoded.append(pts)
             yield pts, frame
 
-    monkeypatch.setattr(video_input, "decode", counting)
+    monkeypatch.setattr(reading, "decode", counting)
     info = videos.probe(path)
     decoded.clear()
     with videos.VideoReader(path, info=info, start=8) as reader:
@@ -514,7 +515,7 @@ def test_a_demuxer_that_gets_through_still_cannot_open_a_file(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second lock: without the list of demuxers, opening is refused."""
-    monkeypatch.setattr(video_open, "_DEMUXERS", "concat,hls,dash,mov")
+    monkeypatch.setattr(opening, "_DEMUXERS", "concat,hls,dash,mov")
     for kind, text in playlists(plain):
         path = plain.with_name(f"{kind}.mp4")
         path.write_text(text)

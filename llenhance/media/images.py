@@ -16,23 +16,9 @@ import numpy as np
 
 from ..errors import MediaError
 from ..pixels import Array, convert
-from . import (
-    avif,
-    colour,
-    foreign,
-    gif,
-    isobmff,
-    jp2,
-    jpeg,
-    metadata,
-    plain,
-    png,
-    rare,
-    scene,
-    tiff,
-    webp,
-)
-from .codecs import DECODER_ERRORS, reason
+from . import colour, metadata
+from .formats import avif, foreign, gif, isobmff, jp2, jpeg, plain, png, rare, scene, tiff, webp
+from .formats.codecs import DECODER_ERRORS, reason
 from .picture import MAX_PIXELS, JpegCoding, Limits, Picture, Writing
 
 __all__ = [

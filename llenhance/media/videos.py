@@ -4,16 +4,16 @@ Importing it loads PyAV; OpenCV follows with the first clip that is read through
 """
 
 from .files import CONTAINERS
-from .video_camera import CameraReader, Closed, Window, check_display
-from .video_codecs import default_codec, encoders
-from .video_hdr import HdrView
-from .video_info import StreamInfo, Turn, VideoInfo, clock, probe
-from .video_input import Frame, VideoReader, constant_rate
-from .video_join import join, verify
-from .video_output import VideoWriter
-from .video_pipe import PipeReader, PipeWriter, check_raw, pipe_format
-from .video_plan import Encoding, mastering_display, plan_encoding
-from .video_sequence import SequenceReader, SequenceWriter, first_number, picture_format
+from .video.camera import CameraReader, Closed, Window, check_display
+from .video.codecs import default_codec, encoders
+from .video.hdr import HdrView
+from .video.info import StreamInfo, Turn, VideoInfo, clock, probe
+from .video.join import join, verify
+from .video.pipe import PipeReader, PipeWriter, check_raw, pipe_format
+from .video.plan import Encoding, mastering_display, plan_encoding
+from .video.reading import Frame, VideoReader, constant_rate
+from .video.sequence import SequenceReader, SequenceWriter, first_number, picture_format
+from .video.writing import VideoWriter
 
 __all__ = [
     "CONTAINERS",

@@ -11,8 +11,8 @@ from typing import Any
 
 import av
 
-from ..errors import Refusal
-from .video_info import VideoInfo
+from ...errors import Refusal
+from .info import VideoInfo
 
 os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 prints its settings on stderr otherwise
 

@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 
-from ..errors import MediaError
+from ...errors import MediaError
+from ..picture import Limits, Picture
 from .codecs import DECODER_ERRORS, quiet, reason
-from .picture import Limits, Picture
 
 MAGIC = (b"8BPS\0\1", b"DDS ", b"\0\0\1\0", b"\x01\xda\0\1", b"\x01\xda\1\1")
 PCX = b"\x0a"  # then a version of 0 to 5, and 1 for run lengths

@@ -8,11 +8,12 @@ from fractions import Fraction
 import numpy as np
 from PIL import AvifImagePlugin, Image
 
-from ..errors import MediaError
-from ..pixels import Array, to_float
-from . import isobmff, metadata
+from ...errors import MediaError
+from ...pixels import Array, to_float
+from .. import metadata
+from ..picture import Limits, Picture, Writing
+from . import isobmff
 from .codecs import DECODER_ERRORS, Opener, pillow_array, quiet, reason
-from .picture import Limits, Picture, Writing
 
 QUALITY = 90  # AVIF does not tell how it was coded
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import av
 
-from ..errors import Refusal
-from .files import CONTAINERS
-from .video_codecs import (
+from ...errors import Refusal
+from ..files import CONTAINERS
+from .codecs import (
     CODECS,
     add_parameters,
     chroma_of,
@@ -24,8 +24,8 @@ from .video_codecs import (
     nearest_format,
     quiet,
 )
-from .video_info import VideoInfo
-from .video_open import reason
+from .info import VideoInfo
+from .opening import reason
 
 
 @dataclass(frozen=True)

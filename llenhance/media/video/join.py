@@ -9,12 +9,12 @@ from typing import Any
 
 import av
 
-from ..errors import MediaError
-from .video_info import VideoInfo
-from .video_open import open_file, open_input, reason, video_stream
-from .video_output import cut_times
-from .video_plan import Encoding
-from .video_streams import Output
+from ...errors import MediaError
+from .info import VideoInfo
+from .opening import open_file, open_input, reason, video_stream
+from .plan import Encoding
+from .streams import Output
+from .writing import cut_times
 
 
 def join(

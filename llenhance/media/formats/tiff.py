@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MediaError
-from ..pixels import WHITE, Array, from_float, to_float
-from . import colour, metadata, tiffblock
+from ...errors import MediaError
+from ...pixels import WHITE, Array, from_float, to_float
+from .. import colour, metadata, tiffblock
+from ..picture import Limits, Picture, Writing
+from ..tiffblock import Block, Tag, Tags
 from .codecs import DECODER_ERRORS, quiet, reason
-from .picture import Limits, Picture, Writing
-from .tiffblock import Block, Tag, Tags
 
 MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 COLOURS = {MINISWHITE: 1, MINISBLACK: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MediaError, Refusal
+from ...errors import MediaError, Refusal
+from .info import Image, plain_info
+from .reading import VideoReader
 from .scope import Scope
-from .video_info import Image, plain_info
-from .video_input import VideoReader
 
 _TITLE = "llenhance: before, after (q ends)"
 _FAILURES = 30  # a camera may need a while for its first frame

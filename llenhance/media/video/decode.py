@@ -10,8 +10,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MediaError
-from .video_open import reason
+from ...errors import MediaError
+from .opening import reason
 
 
 def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:

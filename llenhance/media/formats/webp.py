@@ -9,10 +9,10 @@ from fractions import Fraction
 
 from PIL import Image, WebPImagePlugin
 
-from ..errors import MediaError
-from ..pixels import Array
+from ...errors import MediaError
+from ...pixels import Array
+from ..picture import Limits, Picture, Writing
 from .codecs import DECODER_ERRORS, Opener, pillow_array, reason
-from .picture import Limits, Picture, Writing
 
 QUALITY = 90  # of a lossy picture: WebP does not tell how it was coded
 ICC_FLAG, ALPHA_FLAG, EXIF_FLAG, XMP_FLAG, ANIMATION_FLAG = 0x20, 0x10, 0x08, 0x04, 0x02

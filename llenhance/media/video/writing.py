@@ -17,14 +17,14 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from ..errors import MediaError
+from ...errors import MediaError
+from .codecs import chroma_of
+from .decode import weave_fields
+from .info import UNSPECIFIED, Image, VideoInfo, as_fraction
+from .opening import reason
+from .plan import Encoding, colours, configure, plan_encoding
 from .scope import Scope
-from .video_codecs import chroma_of
-from .video_decode import weave_fields
-from .video_info import UNSPECIFIED, Image, VideoInfo, as_fraction
-from .video_open import reason
-from .video_plan import Encoding, colours, configure, plan_encoding
-from .video_streams import Output
+from .streams import Output
 
 _CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 

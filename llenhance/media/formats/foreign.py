@@ -12,13 +12,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..errors import MediaError
-from . import isobmff, metadata, tiffblock
+from ...errors import MediaError
+from .. import metadata, tiffblock
+from ..picture import Limits, Picture
+from ..tiffblock import Block
+from . import isobmff
 from .avif import spread
 from .codecs import DECODER_ERRORS, quiet, reason
-from .picture import Limits, Picture
 from .tiff import DNG, STRUCTURE
-from .tiffblock import Block
 
 # The first bytes of raw formats that are TIFF in all but their magic number.
 DISGUISED = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")

@@ -13,11 +13,11 @@ from fractions import Fraction
 import numpy as np
 from PIL import PngImagePlugin
 
-from ..errors import MediaError
-from ..pixels import WHITE, Array
-from . import metadata
+from ...errors import MediaError
+from ...pixels import WHITE, Array
+from .. import metadata
+from ..picture import Limits, Picture, Writing
 from .codecs import Opener, cv2, pillow_array
-from .picture import Limits, Picture, Writing
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP_KEY = b"XML:com.adobe.xmp"

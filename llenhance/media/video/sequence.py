@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import pixels
-from ..errors import MediaError, Refusal
-from . import colour, files, images
-from .picture import MAX_PIXELS, Limits, Picture
+from ... import pixels
+from ...errors import MediaError, Refusal
+from .. import colour, files, images
+from ..picture import MAX_PIXELS, Limits, Picture
+from .info import Image, VideoInfo, plain_info
+from .places import find, numbered
+from .reading import VideoReader
 from .scope import Scope
-from .video_info import Image, VideoInfo, plain_info
-from .video_input import VideoReader
-from .video_places import find, numbered
 
 
 class SequenceReader(VideoReader):

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from .video_info import Image, VideoInfo
+from .info import Image, VideoInfo
 
 PQ, HLG = 16, 18  # transfer characteristics in ITU-T H.273
 BT2020 = 9

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image, JpegImagePlugin
 
-from ..errors import MediaError
-from ..pixels import Array
-from . import colour, metadata
+from ...errors import MediaError
+from ...pixels import Array
+from .. import colour, metadata
+from ..picture import JpegCoding, Limits, Picture, Writing
 from .codecs import quiet
-from .picture import JpegCoding, Limits, Picture, Writing
 
 SOI, EOI, SOS, DQT, COM = 0xD8, 0xD9, 0xDA, 0xDB, 0xFE
 APP0, APP1, APP2, APP11, APP13, APP14 = 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import MediaError
-from ..pixels import Array
-from . import colour
+from ...errors import MediaError
+from ...pixels import Array
+from .. import colour
+from ..picture import Limits, Picture, Writing
 from .codecs import DECODER_ERRORS, cv2, reason
-from .picture import Limits, Picture, Writing
 
 EXR_MAGIC = b"v/1\x01"
 TILED, DEEP, MULTIPART = 0x200, 0x800, 0x1000

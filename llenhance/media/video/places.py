@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from ..errors import MediaError, Refusal
+from ...errors import MediaError, Refusal
 
 _NUMBER = re.compile(r"%(?:0(\d))?d")
 _RAW = re.compile(r"(\w+):(\d+)x(\d+)@(\d+(?:\.\d+)?|\d+/\d+)")

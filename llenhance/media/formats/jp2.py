@@ -9,10 +9,10 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Jpeg2KImagePlugin
 
-from ..errors import MediaError
-from ..pixels import Array
+from ...errors import MediaError
+from ...pixels import Array
+from ..picture import Limits, Picture, Writing
 from .codecs import DECODER_ERRORS, Opener, pillow_array, reason
-from .picture import Limits, Picture, Writing
 
 SIGNATURE = b"\0\0\0\x0cjP  \r\n\x87\n"
 CODESTREAM = b"\xff\x4f\xff\x51"

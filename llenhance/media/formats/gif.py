@@ -14,10 +14,10 @@ from fractions import Fraction
 import numpy as np
 from PIL import GifImagePlugin, Image
 
-from ..errors import MediaError
-from ..pixels import Array
+from ...errors import MediaError
+from ...pixels import Array
+from ..picture import Limits, Picture, Writing
 from .codecs import Opener, pillow_array
-from .picture import Limits, Picture, Writing
 
 XMP = b"XMP DataXMP"
 ICC = b"ICCRGBG1012"

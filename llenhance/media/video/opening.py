@@ -10,7 +10,7 @@ from typing import IO, Any
 
 import av
 
-from ..errors import MediaError
+from ...errors import MediaError
 
 # Demuxers that read one file and nothing else. Playlists, concat scripts and manifests (hls, dash,
 # concat, imf, ...) name other files, which a video from a stranger must not make us read; the

@@ -13,10 +13,10 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
-from ..errors import MediaError
-from .picture import MAX_PIXELS, Limits
-from .video_decode import decode
-from .video_open import cut_off, missing_bytes, open_file, open_input, video_stream
+from ...errors import MediaError
+from ..picture import MAX_PIXELS, Limits
+from .decode import decode
+from .opening import cut_off, missing_bytes, open_file, open_input, video_stream
 
 Image = NDArray[Any]  # (H, W, 3) RGB, uint8 or uint16
 

@@ -11,15 +11,15 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from ..errors import MediaError, Refusal
-from .picture import MAX_PIXELS, Limits
+from ...errors import MediaError, Refusal
+from ..picture import MAX_PIXELS, Limits
+from .codecs import chroma_of
+from .decode import decode
+from .info import UNSPECIFIED, Image, VideoInfo, describe
+from .opening import reason, video_stream
+from .places import RawFormat
+from .reading import VideoReader
 from .scope import Scope
-from .video_codecs import chroma_of
-from .video_decode import decode
-from .video_info import UNSPECIFIED, Image, VideoInfo, describe
-from .video_input import VideoReader
-from .video_open import reason, video_stream
-from .video_places import RawFormat
 
 _CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 _Y4M = {  # pixel format -> what Y4M calls it

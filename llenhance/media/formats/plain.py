@@ -8,10 +8,10 @@ import re
 import numpy as np
 from PIL import BmpImagePlugin
 
-from ..errors import MediaError
-from ..pixels import WHITE, Array
+from ...errors import MediaError
+from ...pixels import WHITE, Array
+from ..picture import Limits, Picture, Writing
 from .codecs import Opener, cv2, pillow_array
-from .picture import Limits, Picture, Writing
 
 
 def read_bmp(data: bytes, limits: Limits) -> Picture:

@@ -9,8 +9,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import MediaError
-from .video_info import Image, VideoInfo
+from ...errors import MediaError
+from .info import Image, VideoInfo
 
 _RETRIES = 3  # OpenCV answers "no frame" once for each packet that its decoder refuses
 

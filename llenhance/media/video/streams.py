@@ -13,9 +13,9 @@ from typing import Any
 import av
 from av.stream import Disposition
 
-from ..errors import MediaError
-from .video_info import VideoInfo
-from .video_open import open_file, open_input, reason
+from ...errors import MediaError
+from .info import VideoInfo
+from .opening import open_file, open_input, reason
 
 # What a container writes itself, or what is no longer true of the output.
 _OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps"}

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from ..errors import MediaError
-from ..pixels import Array
-from .picture import Limits, Picture
+from ...errors import MediaError
+from ...pixels import Array
+from ..picture import Limits, Picture
 
 # What decoders raise for bad bytes: Pillow's fuzzers allow these, numpy and struct add theirs.
 DECODER_ERRORS = (

@@ -22,13 +22,13 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from ..errors import MediaError
-from .picture import MAX_PIXELS
+from ...errors import MediaError
+from ..picture import MAX_PIXELS
+from .capture import Capture, for_opencv
+from .decode import decode, has_halved_rows, split_fields
+from .info import Image, VideoInfo, as_fraction, clock, probe
+from .opening import cut_off, open_file, open_input, video_stream
 from .scope import Scope
-from .video_capture import Capture, for_opencv
-from .video_decode import decode, has_halved_rows, split_fields
-from .video_info import Image, VideoInfo, as_fraction, clock, probe
-from .video_open import cut_off, open_file, open_input, video_stream
 
 OnError = Literal["repeat", "skip", "fail"]
 

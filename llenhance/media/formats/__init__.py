@@ -1,0 +1,1 @@
+"""One format of pictures a file; the door is ``images``."""

@@ -1,0 +1,1 @@
+"""One purpose of videos a file; the door is ``videos``."""
