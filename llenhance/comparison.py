@@ -11,6 +11,7 @@ from .inputs import SNIFFED
 from .jobs import Settings, as_rgb8, read_picture
 from .media import files, images
 from .media.picture import Picture
+from .methods import METHODS
 from .plan import Job, Plan
 from .report import Report
 
@@ -29,10 +30,10 @@ def check(planned: Plan, compare: str | None, reference: str | None, on_exists: 
         raise Refusal("--compare takes one picture, from a file to files")
     if reference is not None:
         try:
-            start = files.head(Path(reference), SNIFFED)
+            files.check_readable(Path(reference))
         except MediaError as error:
             raise Refusal(f"{reference}: {error}") from None
-        if images.sniff(start) is None:
+        if images.sniff(files.head(Path(reference), SNIFFED)) is None:
             raise Refusal(f"{reference}: is not a picture of a format that is read")
     path = Path(compare)
     named = images.format_of_suffix(path.suffix)
@@ -65,15 +66,18 @@ def write(
 def _make(jobs: Sequence[Job], target: Path, reference: str | None, settings: Settings) -> None:
     from . import sheets  # here: few runs draw letters, and loading that slows all of them
 
-    paths = [("input", jobs[0].source), *((job.model, job.target) for job in jobs)]
+    # The limit is for what others made; ours may be larger than their inputs.
+    limit = settings.max_pixels
+    paths = [("input", jobs[0].source, limit)]
+    for job in jobs:
+        scale = settings.scale_of(METHODS[job.model])
+        paths.append((job.model, job.target, limit * scale**2))
     if reference is not None:
-        paths.append(("reference", Path(reference)))
+        paths.append(("reference", Path(reference), limit))
     tiles = []
-    for label, path in paths:
+    for label, path, most in paths:
         try:
-            picture = read_picture(
-                path, settings.max_pixels, allow_truncated=settings.allow_truncated
-            )
+            picture = read_picture(path, most, allow_truncated=settings.allow_truncated)
         except MediaError as error:
             raise MediaError(f"{path}: {error}") from None
         tiles.append((label, as_rgb8(picture)))

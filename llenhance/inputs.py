@@ -55,8 +55,9 @@ def is_special(name: str) -> bool:
     return (name.startswith("@") or not MAGIC.isdisjoint(name)) and not os.path.lexists(name)
 
 
-def expand(inputs: Sequence[str], found: Found) -> Iterator[Input]:
-    """Every path that the inputs name."""
+def expand(inputs: Sequence[str], output: str | None, found: Found) -> Iterator[Input]:
+    """Every path that the inputs name; of a pattern's matches not those that lie in a folder
+    ``output`` below the pattern's own, or it would take what an earlier run made."""
     for name in inputs:
         if name == STREAM:
             yield Input(None)
@@ -74,7 +75,25 @@ def expand(inputs: Sequence[str], found: Found) -> Iterator[Input]:
             matches = list(_matches(name, found))
             if not matches:
                 found.failures.append((name, "nothing matches this pattern"))
-            yield from matches
+            made = _made_by(name, output)
+            for item in matches:
+                if made and files.inside(os.path.realpath(str(item.path)), made):
+                    found.left_out.append((str(item.path), "lies in the output folder"))
+                else:
+                    yield item
+
+
+def _made_by(pattern: str, output: str | None) -> str | None:
+    """The output folder, where a pattern that begins above it could reach into it."""
+    if output in (None, STREAM):
+        return None
+    base, made = (os.path.realpath(str(path)) for path in (_fixed(pattern), output))
+    return made if base != made and files.inside(made, base) else None
+
+
+def _fixed(pattern: str) -> Path:
+    """The folders of a pattern before its first wildcard."""
+    return Path(*itertools.takewhile(MAGIC.isdisjoint, Path(pattern).parts))
 
 
 def _listed(name: str) -> list[str]:
@@ -94,14 +113,13 @@ def _listed(name: str) -> list[str]:
 def _matches(pattern: str, found: Found) -> Iterator[Input]:
     """What a shell with ``**`` would make of a pattern; links to folders end a ``**``."""
     parts = Path(pattern).parts
-    fixed = list(itertools.takewhile(MAGIC.isdisjoint, parts))
-    base = Path(*fixed)
+    base = _fixed(pattern)
     if "**" not in parts:
         for name in sorted(glob.glob(pattern), key=os.fsencode):
             path = Path(name)
             yield Input(path, None if os.path.isdir(path) else path.relative_to(base), matched=True)
     elif os.path.isdir(base):
-        wild = parts[len(fixed) :]
+        wild = parts[len(base.parts) :]
         for path in files.walk(base, True, _trouble(found)):
             under = path.relative_to(base)
             if _fits(under.parts, wild):

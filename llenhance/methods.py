@@ -39,7 +39,7 @@ class Method:
     memory: Mapping[str, int]  # bytes for each input pixel at scale 1 that a run takes, by engine
     scales: tuple[int, ...]  # output size over input size; the first is the default
     controls: tuple[Control, ...]
-    reduced: tuple[str, ...]  # precisions within 45 dB of fp32 that move the PSNR < 0.05 dB
+    reduced: tuple[str, ...]  # precisions at 45 dB or more to fp32 that move the PSNR < 0.05 dB
     stored_half: bool  # kernels are kept as fp16 on disk (the large networks)
     maps: tuple[str, ...]  # what the network returns beside the picture
     paper: str

@@ -17,6 +17,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -65,7 +66,7 @@ class NiqeModel:
                         break
                 else:
                     raise Refusal(f"{name}: expected arrays mean and covariance")
-        except (ValueError, OSError, EOFError, AttributeError, TypeError):
+        except (ValueError, OSError, EOFError, AttributeError, TypeError, BadZipFile):
             raise Refusal(f"{name}: is not an .npz file") from None
         if mean.size != _FEATURES or covariance.shape != (_FEATURES, _FEATURES):
             raise Refusal(f"{name}: expected 36 means and 36x36 covariances")

@@ -76,7 +76,10 @@ def size_callback(_ctx: click.Context, _param: click.Parameter, value: str | Non
     if found is None:
         raise click.BadParameter(f"{value!r} is no size: give 800M, 2G or a number of bytes")
     number, unit = found.groups()
-    return int(float(number) * 1024 ** (" KMGT".index(unit.upper()) if unit else 0))
+    size = float(number) * 1024 ** (" KMGT".index(unit.upper()) if unit else 0)
+    if not math.isfinite(size):
+        raise click.BadParameter(f"{value!r} is no size: it is too large")
+    return int(size)
 
 
 def engine_options(*, several: bool) -> Callable[[F], F]:
@@ -222,7 +225,9 @@ def picture_options(command: F) -> F:
     for option in reversed(
         (
             click.option(
-                "--quality", type=click.IntRange(1, 100), help="Of JPEG, WebP and AVIF outputs."
+                "--quality",
+                type=click.IntRange(1, 100),
+                help="Of JPEG, WebP, AVIF and JPEG 2000 outputs; makes lossless ones lossy.",
             ),
             click.option(
                 "--ext",
@@ -392,6 +397,9 @@ class Number(click.FloatRange):
         return number
 
 
+LONGEST = 1e9  # seconds, some thirty years: what FFmpeg still counts in its smallest time base
+
+
 class Seconds(_FloatType):
     """Seconds, or [hours:]minutes:seconds."""
 
@@ -404,7 +412,7 @@ class Seconds(_FloatType):
             parts = [float(part) for part in str(value).split(":")]
         except ValueError:
             parts = []
-        if not 1 <= len(parts) <= 3 or any(not 0 <= part < float("inf") for part in parts):
+        if not 1 <= len(parts) <= 3 or any(not 0 <= part < LONGEST for part in parts):
             self.fail(f"{value!r} is no time: give seconds or [hours:]minutes:seconds", param, ctx)
         return sum(part * 60**place for place, part in enumerate(reversed(parts)))
 

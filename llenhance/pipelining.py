@@ -103,6 +103,7 @@ class BoundedExecutor:
     def submit(self, work: Callable[..., None], *arguments: object) -> None:
         self.room.acquire()
         if self.failed:
+            self.room.release()  # for others that wait to submit
             raise self.failed[0]
         self.pool.submit(self._do, work, arguments)
 

@@ -104,7 +104,7 @@ def plan(
     """
     found = Found()
     several = len(inputs) > 1 or any(is_special(name) for name in inputs)
-    named = list(expand(inputs, found))
+    named = list(expand(inputs, output, found))
     _refuse_output_inside_input(named, output)
     collect(named, recursive, include, exclude, found, raw)
     sources = found.sources

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -167,8 +169,7 @@ class Pieces(ABC):
         """What the stabilizer knew after the last finished piece."""
         if not self.pieces:
             return {}
-        with np.load(self.folder / f"{len(self.pieces) - 1:05}.npz") as saved:
-            return dict(saved)
+        return self._memory_after(self.pieces) or {}
 
     def remove(self) -> None:
         """The video has its name: nothing of it is needed here any more."""
@@ -213,13 +214,23 @@ class Pieces(ABC):
             return False
         before = 0
         for number, piece in enumerate(pieces):
-            memory = self.folder / f"{number:05}.npz"
-            if not memory.is_file() or not self._is_there(piece, before):
+            if not self._is_there(piece, before):
                 del pieces[number:]
                 break
             before += piece.frames
+        while pieces and self._memory_after(pieces) is None:
+            del pieces[-1]
         self.pieces, self.notes = pieces, notes
         return True
+
+    def _memory_after(self, pieces: Sequence[Piece]) -> dict[str, Any] | None:
+        """What was saved with the last of these pieces; None where it cannot be read."""
+        try:
+            place = self.folder / f"{len(pieces) - 1:05}.npz"
+            with place.open("rb") as file, np.load(file) as saved:
+                return dict(saved)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
 
     def _clear(self) -> None:
         for entry in os.scandir(self.folder):
@@ -264,8 +275,8 @@ class Segments(Pieces):
     def paths(self) -> list[Path]:
         return [self.folder / piece.name for piece in self.pieces]
 
-    def keep_good(self) -> int:
-        """Throw away the pieces from the first bad one on; how many those were."""
+    def keep_good(self) -> None:
+        """Throw away the pieces from the first bad one on."""
         good = 0
         for piece, path in zip(self.pieces, self.paths, strict=True):
             seconds = float((piece.end - piece.first) * self._info.time_base)
@@ -274,11 +285,9 @@ class Segments(Pieces):
             except MediaError:
                 break
             good += 1
-        bad = len(self.pieces) - good
-        if bad:
+        if good < len(self.pieces):
             del self.pieces[good:]
             self._save()
-        return bad
 
     def _name(self) -> str:
         return f"{len(self.pieces):05}.part"

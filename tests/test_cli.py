@@ -148,6 +148,15 @@ def test_all_methods_and_a_comparison(tmp_path):
     assert height > 200
 
 
+@pytest.mark.usefixtures("photo")
+def test_a_comparison_may_show_outputs_that_are_larger_than_inputs_may_be(tmp_path):
+    width, height = size(tmp_path / "photo.jpg")
+    words = ("-m", "neid", "--scale", "2", "--max-pixels", str(width * height))
+    ok("photo.jpg", *words, "--compare", "grid.png", cwd=tmp_path)
+    assert size(tmp_path / "photo_neid.jpg") == (2 * width, 2 * height)
+    assert (tmp_path / "grid.png").exists()
+
+
 @pytest.mark.parametrize("sheet", ["photo.jpg", "./photo.jpg", "out.png", "truth.png"])
 @pytest.mark.usefixtures("photo")
 def test_a_comparison_replaces_nothing_that_it_shows(tmp_path, sheet):
@@ -188,7 +197,7 @@ def test_a_comparison_that_lacks_a_picture_is_not_made(tmp_path):
     ("words", "told"),
     [
         (("--reference", "bad.txt"), "bad.txt: is not a picture of a format that is read"),
-        (("--reference", "nix.png"), "nix.png: "),
+        (("--reference", "nix.png"), "nix.png: no such file"),
         (("--report", "sheet.png"), "the report and --compare are the same file"),
     ],
 )

@@ -118,13 +118,14 @@ def test_sweep_removes_what_a_killed_run_left(tmp_path):
     for name in (
         f"{files.PREFIX}{gone}-00aa{files.SUFFIX}",
         f"{files.PREFIX}{os.getpid()}-00bb{files.SUFFIX}",
+        f"{files.PREFIX}{10**30}-00cc{files.SUFFIX}",
         ".llenhance-notes.txt",
         "other.tmp",
     ):
         (tmp_path / name).write_bytes(b"")
     files.sweep(tmp_path)
     assert f"{files.PREFIX}{gone}-00aa{files.SUFFIX}" not in names(tmp_path)
-    assert len(names(tmp_path)) == 3
+    assert len(names(tmp_path)) == 4
 
 
 def test_walk_passes_over_hidden_and_system_files(tmp_path):

@@ -192,6 +192,37 @@ def test_a_run_that_went_on_differs_in_nothing(
     assert names(tmp_path) == sorted([source.name, whole.name, target.name])
 
 
+def test_what_is_remembered_and_torn_costs_the_last_piece_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "FRAMES", 13)
+    source = clips.clip(tmp_path / "in.mkv", frames=60, size=(96, 64))
+    seen: list[int] = []
+
+    def do(target: Path, stop: int = -1) -> None:
+        def apply(image: Any) -> Any:
+            if len(seen) == stop:
+                raise KeyboardInterrupt
+            seen.append(0)
+            return pumping(image)
+
+        job = Job(source, target, "video", "lightweight")
+        choice = footage.Choice(preset="ultrafast")
+        footage.enhance(job, apply, 1, choice, Report(-1), recipe="", overwrite=False)
+
+    whole, target = tmp_path / "whole.mkv", tmp_path / "out.mkv"
+    do(whole)
+    seen.clear()
+    with pytest.raises(KeyboardInterrupt):
+        do(target, 45)
+    memory = max(segments.folder_of(target).glob("*.npz"))
+    memory.write_bytes(memory.read_bytes()[:100])
+    seen.clear()
+    do(target)
+    assert len(seen) == 60 - 2 * 13
+    same_video(target, whole, sound=False)
+
+
 @pytest.mark.parametrize(("number", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 def test_interrupted_it_says_that_the_same_command_goes_on(
     tmp_path: Path, number: str, status: int

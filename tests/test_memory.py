@@ -250,7 +250,7 @@ def test_sizes(words, size):
     assert size_callback(None, None, words) == size
 
 
-@pytest.mark.parametrize("words", ["", "G", "-2G", "2 apples", "1e9", "2GG", "2P"])
+@pytest.mark.parametrize("words", ["", "G", "-2G", "2 apples", "1e9", "2GG", "2P", "9" * 400])
 def test_what_is_no_size(words):
     import click
 

@@ -241,6 +241,10 @@ def test_a_file_that_is_no_model_is_refused(tmp_path):
     path.write_bytes(b"not a zip at all")
     with pytest.raises(Refusal, match="npz"):
         NiqeModel.load(path)
+    np.savez(path, mean=np.zeros(36), covariance=np.eye(36))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(Refusal, match="npz"):
+        NiqeModel.load(path)
     np.savez(path, other=np.zeros(3))
     with pytest.raises(Refusal, match="mean and covariance"):
         NiqeModel.load(path)

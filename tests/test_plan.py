@@ -50,6 +50,16 @@ def test_what_follows_a_dot_is_not_always_a_suffix():
     assert targets("d/IMG.0001", output=None) == [("d/IMG.0001", "d/IMG.0001_dln.png")]
 
 
+def test_a_video_that_its_bytes_tell_keeps_no_second_suffix():
+    for name in ("d/clip.y4m", "d/disc.vob", "d/talk.ogg"):
+        make(name)
+        with open(name, "wb") as file:
+            file.write(b"YUV4MPEG2 W4 H4 F25:1\n")
+    assert [target for _, target in targets("d", output=None)] == [
+        "d_dln/clip.mp4", "d_dln/disc.mp4", "d_dln/talk.mp4",
+    ]  # fmt: skip
+
+
 def test_a_file_named_twice():
     make("a.png")
     with pytest.raises(Refusal, match=r"^a\.png is named twice$"):
@@ -100,6 +110,26 @@ def test_two_stars_stand_for_any_number_of_folders():
     ]  # fmt: skip
     assert [source for source, _ in targets("**/y/*")] == ["p/x/y/c.png", "p/x/y/d.jpg"]
     assert [source for source, _ in targets("**/*.jpg", output=None)] == ["p/x/y/d.jpg"]
+
+
+@pytest.mark.parametrize("pattern", ["**/*.png", "*/*.png", "p/*/*.png"])
+def test_a_pattern_does_not_take_what_an_earlier_run_made(pattern):
+    make("p/x/a.png", "x/b.png", "p/out/x/a.png", "p/out/a.png", "out/b.png", "out/x/b.png")
+    folder = "p/out" if pattern.startswith("p") else "out"
+    found = plan(pattern, output=folder, on_exists="skip")
+    sources = [job.source.parts for job in found.jobs]
+    assert sources
+    assert not [
+        parts for parts in sources if parts[: len(folder.split("/"))] == (*folder.split("/"),)
+    ]
+    assert {reason for _, reason in found.left_out} == {"lies in the output folder"}
+
+
+def test_a_pattern_may_write_beside_what_it_reads():
+    make("d/a.png")
+    assert targets("d/*.png", output="d", models=["dln", "neid"]) == [
+        ("d/a.png", "d/a_dln.png"), ("d/a.png", "d/a_neid.png"),
+    ]  # fmt: skip
 
 
 def test_two_stars_do_not_follow_links_in_circles():

@@ -18,6 +18,7 @@ from llenhance import checkpoints
 from llenhance.errors import DeviceError, Refusal, WeightsError
 from llenhance.methods import METHODS
 from llenhance.networks.neid import NEID
+from llenhance.train import command as training
 from llenhance.train import curve, losses, paper, recipes, schedules
 from llenhance.train.command import train
 from llenhance.train.data import View
@@ -309,6 +310,30 @@ def test_a_run_resumes_only_as_itself(data, tmp_path):
     torch.save({}, tmp_path / "checkpoint.pt")
     with pytest.raises(Refusal, match="another run: recipe nothing"):
         t.trainer("residual", data, tmp_path).resume()
+    (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:100])
+    with pytest.raises(Refusal, match=r"checkpoint\.pt: not a checkpoint that can be read"):
+        t.trainer("residual", data, tmp_path).resume()
+
+
+def test_what_must_be_precise_is_not_trained_in_bf16(data, tmp_path):
+    run = t.Run(tmp_path, steps=1, precision="bf16")
+    with pytest.raises(Refusal, match="lightweight trains in fp32"):
+        t.Trainer(METHODS["lightweight"], t.small(RECIPES["lightweight"]), data, run)
+
+
+@pytest.mark.parametrize("table", [RECIPES, PAPER])
+def test_unpaired_training_needs_two_scenes_or_dark_pictures(table, tmp_path):
+    for folder in ("low", "high"):
+        t.save(tmp_path / "pairs" / folder / "a.png", t.made(1)[0])
+    t.save(tmp_path / "dark" / "a.png", t.made(1)[0])
+    recipe = table["enlightengan"]
+
+    def read(dark):
+        return training._read((str(tmp_path / "pairs"),), (), dark, None, 22, recipe)
+
+    with pytest.raises(Refusal, match="different scenes: one alone needs --dark"):
+        read(())
+    recipe.draw(read((str(tmp_path / "dark"),)), t.View(32, 32, 1), np.random.default_rng(0))
 
 
 # --- what the command refuses and says ------------------------------------------------------------

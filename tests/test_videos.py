@@ -19,6 +19,7 @@ import pytest
 from llenhance.errors import MediaError
 from llenhance.media import videos
 from llenhance.media.video import capture, opening, reading
+from llenhance.media.video.info import Turn
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "videos"
 FAST = {"h264": "ultrafast", "hevc": "ultrafast", "av1": "12", "vp9": "8"}
@@ -116,7 +117,7 @@ def test_probe_tells_what_is_there(tmp_path: Path) -> None:
         colour=(5, 6, 5, 1),
     )
     info = videos.probe(path)
-    assert (info.width, info.height, info.rotation) == (160, 96, 0)
+    assert (info.width, info.height, info.turn) == (160, 96, Turn())
     assert info.sample_aspect == Fraction(4, 3)
     assert (info.frame_rate, info.frames, info.start) == (25, 20, 0)
     assert info.duration == pytest.approx(0.8)

@@ -21,7 +21,7 @@ from .lanes import CudaLanes, Lanes, Recordings, Waiting
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # A layer with no more channels than this on one side reads the picture or makes it: the first and
 # last ones of all networks, and all of the smallest. bf16 has 8 bits, as many as the picture, and
-# is kept away from them; fp16 has 11, and throughout stays within 69 dB of fp32.
+# is kept away from them; fp16 has 11, and throughout is at 69 dB or more to fp32.
 NEAR_THE_PICTURE = {torch.bfloat16: 12, torch.float16: 0}
 RECORDINGS = 2  # recorded runs that are kept: each holds the memory that its run needs
 

@@ -1,1 +1,1 @@
-"""Files, pictures and videos: the only place that knows formats, BGR and the disk."""
+"""Files, pictures and videos: the only place that knows formats and what a disk refuses."""

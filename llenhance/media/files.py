@@ -30,10 +30,13 @@ VIDEO_SUFFIXES = frozenset(
         ".mpg",
         ".mts",
         ".mxf",
+        ".ogg",
         ".ogv",
         ".ts",
+        ".vob",
         ".webm",
         ".wmv",
+        ".y4m",
     ]
 )
 # Containers that videos are written to: suffix -> FFmpeg's name for the muxer.
@@ -181,7 +184,7 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:
+    except (OSError, OverflowError):  # another user's process; a number that none has
         pass
     return True
 

@@ -19,10 +19,10 @@ from ..pixels import Array, convert
 from . import colour, metadata
 from .formats import avif, foreign, gif, isobmff, jp2, jpeg, plain, png, rare, scene, tiff, webp
 from .formats.codecs import DECODER_ERRORS, reason
-from .picture import MAX_PIXELS, JpegCoding, Limits, Picture, Writing
+from .picture import MAX_PIXELS, Limits, Picture, Writing
 
 __all__ = [
-    "FORMATS", "Format", "JpegCoding", "Picture", "encode", "enhanced", "format_of_suffix",
+    "FORMATS", "Picture", "encode", "enhanced", "format_of_suffix",
     "losses", "read", "sniff",
 ]  # fmt: skip
 
@@ -253,10 +253,10 @@ def encode(
 ) -> bytes:
     """The bytes of a picture in a format, with its metadata; ``picture`` is not changed.
 
-    ``quality`` (1 to 100) replaces the input's own in JPEG and makes WebP lossy. ``strip`` drops
-    all metadata but the colour profile, without which the colours would change. ``provenance`` is
-    written into EXIF Software and the XMP history. What the format cannot hold is dropped:
-    :func:`losses` names it. Raises MediaError.
+    ``quality`` (1 to 100) replaces the input's own in JPEG and AVIF, and makes WebP and JPEG 2000
+    lossy. ``strip`` drops all metadata but the colour profile, without which the colours would
+    change. ``provenance`` is written into EXIF Software and the XMP history. What the format
+    cannot hold is dropped: :func:`losses` names it. Raises MediaError.
     """
     row = FORMATS.get(format)
     if row is None or row.writes:

@@ -5,12 +5,12 @@ Importing it loads PyAV; OpenCV follows with the first clip that is read through
 
 from .files import CONTAINERS
 from .video.camera import CameraReader, Closed, Window, check_display
-from .video.codecs import default_codec, encoders
+from .video.codecs import encoders
 from .video.hdr import HdrView
-from .video.info import StreamInfo, Turn, VideoInfo, clock, probe
+from .video.info import VideoInfo, clock, probe
 from .video.join import join, verify
 from .video.pipe import PipeReader, PipeWriter, check_raw, pipe_format
-from .video.plan import Encoding, mastering_display, plan_encoding
+from .video.plan import Encoding, plan_encoding
 from .video.reading import Frame, VideoReader, constant_rate
 from .video.sequence import SequenceReader, SequenceWriter, first_number, picture_format
 from .video.writing import VideoWriter
@@ -26,8 +26,6 @@ __all__ = [
     "PipeWriter",
     "SequenceReader",
     "SequenceWriter",
-    "StreamInfo",
-    "Turn",
     "VideoInfo",
     "VideoReader",
     "VideoWriter",
@@ -36,11 +34,9 @@ __all__ = [
     "check_raw",
     "clock",
     "constant_rate",
-    "default_codec",
     "encoders",
     "first_number",
     "join",
-    "mastering_display",
     "picture_format",
     "pipe_format",
     "plan_encoding",

@@ -184,7 +184,7 @@ def halves(data: Data) -> tuple[list[Rgb8], list[Rgb8], list[float], list[float]
         (normals, normal_shares, data.normal),
     ):
         total = sum(shares) or 1.0
-        shares += [total * 2 / 3 / len(extra)] * len(extra)
+        shares += [total * 2 / 3 / len(extra) for _ in extra]
         pool += extra
     return lows, normals, low_shares, normal_shares
 

@@ -245,6 +245,8 @@ def _read(
         spared_too = f" ({SYNTHETIC} are spared for its synthetic test)"
         note = spared_too if recipe.spares_synthetic_test else ""
         raise Refusal(f"no pictures to train on: {recipe.method} needs {wanted}{note}")
+    if recipe.unpaired and not data.dark and len({pair.scene for pair in data.pairs}) < 2:
+        raise Refusal(f"{recipe.method} learns from different scenes: one alone needs --dark")
     return data
 
 

@@ -1,4 +1,4 @@
-"""Training pictures: folders read into memory, and batches cut from them.
+"""Training pictures: folders read into memory, crops of them, and darkness that is made.
 
 Every draw takes its randomness from a generator that the caller seeds with (seed, step), so a run
 that was killed and resumed sees exactly the pictures it would have seen.

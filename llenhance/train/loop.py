@@ -111,6 +111,8 @@ class Trainer:
         # What the losses look through: no part of the run, hence not in its checkpoints.
         bank = GradientBank() if run.vgg16 is None else VGG16(run.vgg16)
         self.fixed = {"features": bank.to(run.device)}
+        if run.precision == "bf16" and recipe.full_precision:
+            raise Refusal(f"{method.name} trains in fp32: --precision auto or fp32")
         wide = run.precision == "fp32" or recipe.full_precision
         self.bf16 = not wide and (run.precision == "bf16" or native_bf16(run.device))
         if self.bf16:
@@ -228,13 +230,19 @@ class Trainer:
             "optimizers": [o.state_dict() for o in self.optimizers],
         }
         temporary = self.run.folder / ".checkpoint.tmp"
-        torch.save(state, temporary)
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, self.run.folder / "checkpoint.pt")
 
     def resume(self) -> None:
-        """Go on from the folder's checkpoint; raises Refusal when it is of another run."""
+        """Go on from the folder's checkpoint; raises Refusal for another run's."""
         path = self.run.folder / "checkpoint.pt"
-        state = torch.load(path, map_location=self.run.device, weights_only=True)
+        try:
+            state = torch.load(path, map_location=self.run.device, weights_only=True)
+        except Exception:  # the unpickler raises many kinds; each means that this is no checkpoint
+            raise Refusal(f"{path}: not a checkpoint that can be read") from None
         differing = [
             f"{name} {state.get(name) or 'nothing'}"
             for name, value in self.identity.items()

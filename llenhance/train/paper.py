@@ -1,8 +1,9 @@
 """The papers' own losses, data and schedules, one row a method, as ``--recipe paper``.
 
-Their optimiser is Adam without gradient clipping and without weight averaging: what is validated
-and shipped is the last step, or the step that validated best. What a paper prints and cannot be
-computed is replaced by the nearest thing that can; the row or the loss says by what.
+Their optimiser is Adam without gradient clipping (but for lightweight) and without weight
+averaging: what is validated and shipped is the last step, or the step that validated best. What a
+paper prints and cannot be computed is replaced by the nearest thing that can; the row or the loss
+says by what.
 """
 
 import functools
@@ -238,6 +239,7 @@ PAPER = {
         build=gan_modules,
         draw=draw_unpaired,
         needs=(("pairs",), ("dark", "normal")),
+        unpaired=True,
         phases=(
             Phase(("network",), enlightengan_generator),
             Phase(("global", "local"), enlightengan_discriminators),

@@ -73,6 +73,7 @@ class Recipe:
     finish_views: tuple[View, ...] = ()  # and in these views
     needs: tuple[tuple[str, ...], ...] = (("pairs",),)  # one of these sets of folders, at least
     full_precision: bool = False  # never bf16
+    unpaired: bool = False  # shows lows and highs of different scenes
     compares_features: bool = False  # takes --vgg16
     spares_synthetic_test: bool = False  # its pictures are left out of --normal
     ideas: tuple[str, ...] = ()  # what --without may name
@@ -385,6 +386,7 @@ RECIPES = {
         rate=2e-4,
         betas=(0.5, 0.999),
         needs=(("pairs",), ("dark", "normal")),
+        unpaired=True,
         compares_features=True,
         ideas=("attention", "local", "sfp"),
         comparison_only=frozenset({"attention"}),

@@ -177,7 +177,7 @@ def _arranged(decoded: Array, depth: int, channels: dict[int, int]) -> Array:
 def write(picture: Picture, writing: Writing) -> bytes:
     """A JP2 of the first frame, 8 or 16 bits; lossless unless the input was not.
 
-    A quality of to 100 stands for 30 to 60 dB of peak signal to noise.
+    A quality of 1 to 100 stands for 30 to 60 dB of peak signal to noise.
     """
     import imagecodecs
 

@@ -110,7 +110,7 @@ class Window(Scope):
 
     def __init__(self) -> None:
         check_display()
-        self.frames = self.size = 0
+        self.frames = 0
 
     def close(self) -> None:
         import cv2

@@ -59,13 +59,6 @@ class Turn:
             image = image[::-1]
         return np.ascontiguousarray(image)
 
-    @property
-    def degrees(self) -> int:
-        """Clockwise degrees; a mirrored picture gives the degrees of its turn alone."""
-        if self.transpose:
-            return 90 if self.mirror_x else 270
-        return 180 if self.mirror_y else 0
-
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -97,7 +90,7 @@ class VideoInfo:
     color_range: int
     interlaced: bool
     top_field_first: bool
-    mastering_display: bytes | None  # AVMasteringDisplayMetadata, see :func:`mastering_display`
+    mastering_display: bytes | None  # AVMasteringDisplayMetadata, see ``plan.mastering_display``
     content_light: tuple[int, int] | None  # MaxCLL and MaxFALL in cd/m2
     dynamic_hdr: tuple[str, ...]  # kinds of per-frame HDR metadata, which no output carries
     alpha: bool
@@ -106,11 +99,6 @@ class VideoInfo:
     streams: tuple[StreamInfo, ...] = ()  # the others
     chapters: int = 0
     bare: bool = False  # pictures alone: there is no file with other streams
-
-    @property
-    def rotation(self) -> int:
-        """Clockwise degrees from the stored to the upright picture: 0, 90, 180 or 270."""
-        return self.turn.degrees
 
     @property
     def hdr(self) -> bool:
