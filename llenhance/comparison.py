@@ -76,6 +76,7 @@ def _make(jobs: Sequence[Job], target: Path, reference: str | None, settings: Se
         paths.append(("reference", Path(reference), limit))
     tiles = []
     for label, path, most in paths:
+        assert path is not None  # check() takes files only
         try:
             picture = read_picture(path, most, allow_truncated=settings.allow_truncated)
         except MediaError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,6 +13,7 @@ from .errors import Refusal
 from .media import videos
 from .media.picture import MAX_PIXELS
 from .media.video.places import RawFormat, camera_number, find, frame_rate, is_numbered, raw_format
+from .standard_input import StandardInput
 
 Start = float | Fraction | None  # seconds from the first frame
 Place = Literal["file", "pictures", "y4m", "pipe", "window"]
@@ -69,6 +69,7 @@ class Source:
     state: list[int]
     once: bool = False
     path: Path | None = None  # a file with permissions
+    leave: Callable[[], None] | None = None  # ends what a read waits for, where it may be long
 
     @property
     def endless(self) -> bool:
@@ -102,8 +103,9 @@ def open_source(path: Path | None, choice: Choice, *, exact: bool = True) -> Sou
         "max_pixels": choice.max_pixels,
     }
     if path is None:
-        pipe = videos.PipeReader(sys.stdin.buffer, choice.raw_format, start=choice.start, **choices)
-        return Source(pipe.info, lambda _: pipe, [], once=True)
+        entry = StandardInput()
+        pipe = videos.PipeReader(entry, choice.raw_format, start=choice.start, **choices)
+        return Source(pipe.info, lambda _: pipe, [], once=True, leave=entry.leave)
     number = camera_number(path)
     if number is not None:
         camera = videos.CameraReader(number, choice.duration, start=choice.start, **choices)

@@ -511,7 +511,7 @@ class _Work:
         try:
             with (
                 reader,
-                closing(prefetch(frames, waiting)) as incoming,
+                closing(prefetch(frames, waiting, self._source.leave)) as incoming,
                 BoundedExecutor(waiting) as writing,
                 self._recording(progress),
             ):

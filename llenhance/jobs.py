@@ -29,6 +29,7 @@ from .pipelining import QUEUED, BoundedExecutor, dispatch, prefetch
 from .pixels import Array
 from .plan import Job, written_as
 from .report import Report
+from .standard_input import StandardInput
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -296,13 +297,13 @@ def run(
 
 
 def read_picture(
-    path: Path | None, max_pixels: int = MAX_PIXELS, *, allow_truncated: bool = False
+    source: Path | StandardInput, max_pixels: int = MAX_PIXELS, *, allow_truncated: bool = False
 ) -> Picture:
     """Decode a picture from a file or standard input; raises MediaError without its name."""
     most = Limits(max_pixels).size
-    if path is not None:
-        data = files.read(path, most)
-    elif len(data := sys.stdin.buffer.read(most + 1)) > most:
+    if isinstance(source, Path):
+        data = files.read(source, most)
+    elif len(data := source.read(most + 1)) > most:
         raise MediaError(files.too_long(most))
     elif data and images.sniff(data) is None:
         raise MediaError("is not a picture that is read (a video comes as Y4M, or with --raw)")
@@ -347,11 +348,13 @@ class Work:
         Written by two: a large WebP takes as long to encode as the network takes for several
         photos, and would hold up those behind it while a core has nothing to do."""
         with contextlib.ExitStack() as stack:
-            pictures: Iterator[Decoded] = self._decoded(jobs)
+            standard_input = StandardInput()
+            pictures: Iterator[Decoded] = self._decoded(jobs, standard_input)
             submit: Callable[..., None] = _at_once
             if overlap:
                 submit = stack.enter_context(BoundedExecutor(QUEUED + 1, _writers())).submit
-                pictures = stack.enter_context(contextlib.closing(prefetch(pictures)))
+                ahead = prefetch(pictures, leave=standard_input.leave)
+                pictures = stack.enter_context(contextlib.closing(ahead))
 
             def work(enhancers: Mapping[str, Enhancer], decoded: Decoded) -> None:
                 group, found, seconds = decoded
@@ -367,7 +370,7 @@ class Work:
             for decoded in wanted:
                 work(self.enhancers, decoded)
 
-    def _decoded(self, jobs: list[Job]) -> Iterator[Decoded]:
+    def _decoded(self, jobs: list[Job], standard_input: StandardInput) -> Iterator[Decoded]:
         settings = self.settings
         for source, found in itertools.groupby(jobs, key=lambda job: job.source):
             group = list(found)
@@ -376,7 +379,9 @@ class Work:
             with self.watch.at("read", *group):
                 try:
                     result = read_picture(
-                        source, settings.max_pixels, allow_truncated=settings.allow_truncated
+                        standard_input if source is None else source,
+                        settings.max_pixels,
+                        allow_truncated=settings.allow_truncated,
                     )
                 except (MediaError, MemoryError) as error:
                     result = error

@@ -14,10 +14,13 @@ T = TypeVar("T")
 QUEUED = 2  # how many pictures or frames may wait between two stages
 
 
-def prefetch(items: Iterable[T], size: int = QUEUED) -> Generator[T, None, None]:
+def prefetch(
+    items: Iterable[T], size: int = QUEUED, leave: Callable[[], None] | None = None
+) -> Generator[T, None, None]:
     """The same items, made in a thread of their own, at most ``size`` of them waiting.
 
-    What ``items`` raises is raised here. Closing the generator stops the thread.
+    What ``items`` raises is raised here. Closing the generator stops the thread: it calls
+    ``leave``, which is to end what the making of an item may wait for, and waits for the thread.
     """
     waiting: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(size)
     stop = threading.Event()
@@ -53,6 +56,8 @@ def prefetch(items: Iterable[T], size: int = QUEUED) -> Generator[T, None, None]
                 return
     finally:
         stop.set()
+        if leave is not None:
+            leave()
         thread.join()
 
 

@@ -11,7 +11,7 @@ PACKAGE = Path(llenhance.__file__).parent
 
 LAYERS = {
     "errors": 0, "heldout": 0, "version": 0, "networks": 0, "stabilize": 0, "pipelining": 0,
-    "names": 0, "memory": 0,
+    "names": 0, "memory": 0, "standard_input": 0,
     "pixels": 1, "tiling": 1, "methods": 1, "metrics": 1, "niqe": 1, "sheets": 1, "report": 1,
     "media": 2, "checkpoints": 2, "fast": 2, "parts": 2, "controls": 2,
     "engines": 3, "budget": 3, "journal": 3, "inputs": 3, "authors": 3,

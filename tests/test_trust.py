@@ -650,6 +650,39 @@ def test_a_file_that_is_longer_than_a_picture_can_be_takes_no_memory(batch):
     assert done.stderr.decode().startswith("standard input: has more than 268,451,456 bytes")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize(
+    "start", [b"\xff\xd8\xff", b"YUV4MPEG2 W64 H48 F25:1\nFRAME\n" + bytes(5000)]
+)
+def test_a_silent_pipe_does_not_hold_up_the_end(tmp_path, start):
+    """The other end neither sends nor closes; told to stop, the command does."""
+    import array
+    import fcntl
+    import termios
+
+    words = ["-", "-o", str(tmp_path / f"out{'.mp4' if start[0] == 89 else '.jpg'}"), *FAST]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llenhance", *words],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT,
+    )  # fmt: skip
+    try:
+        process.stdin.write(start)
+        process.stdin.flush()
+        unread = [1]
+        while unread[0] and process.poll() is None:  # until it has read what there is
+            time.sleep(0.1)
+            unread = array.array("i", [0])
+            fcntl.ioctl(process.stdin, termios.FIONREAD, unread)
+        time.sleep(1)
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(60) == 143
+    finally:
+        process.kill()
+        process.communicate()
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- the long run ---------------------------------------------------------------------------------
 
 

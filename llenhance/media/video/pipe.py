@@ -12,6 +12,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from ...errors import MediaError, Refusal
+from ...standard_input import StandardInput
 from ..picture import MAX_PIXELS, Limits
 from .codecs import chroma_of
 from .decode import decode
@@ -38,7 +39,7 @@ _Y4M = {  # pixel format -> what Y4M calls it
 class _Stream:
     """A stream without places to go back to, and without a name."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes] | StandardInput) -> None:
         self.read = file.read
 
 
@@ -50,7 +51,7 @@ class PipeReader(VideoReader):
 
     def __init__(
         self,
-        file: IO[bytes],
+        file: IO[bytes] | StandardInput,
         raw: RawFormat | None = None,
         *,
         max_pixels: int = MAX_PIXELS,
