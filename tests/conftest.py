@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from llenhance import load
 
 # Threads that spin beside each other make a busy machine many times slower, and the pictures of
 # these tests are small. What is about threads says how many.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No test asserts a time: not that of an example either, which a busy machine takes.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 # Under nohup a command rightly ignores SIGHUP, and behind a shell's & SIGINT; the commands of these
 # tests are to be hung up and interrupted.
 if hasattr(signal, "SIGHUP"):

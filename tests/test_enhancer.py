@@ -43,7 +43,7 @@ def test_enhancing_makes_dark_pictures_brighter(enhancers, name):
     assert enhancers(name).enhance(dark).mean() > 1.5 * dark.mean()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),

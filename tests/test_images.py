@@ -105,7 +105,7 @@ def test_every_format_takes_every_picture_or_says_what_is_lost(name, dtype, chan
     st.sampled_from([3, 4]),
     st.integers(0, 9),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_size_survives(name, height, width, channels, seed):
     frame = picture(height, width, channels, np.uint8, seed)
     assert np.array_equal(images.read(images.encode(Picture([frame], name), name)).frames[0], frame)

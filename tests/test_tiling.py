@@ -85,7 +85,7 @@ def check_cover(grid, halo):
     assert (covered == 1).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     multiple=st.sampled_from([1, 2, 16, 32]),
     height=st.integers(1, 400),
