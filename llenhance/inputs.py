@@ -72,15 +72,15 @@ def expand(inputs: Sequence[str], output: str | None, found: Found) -> Iterator[
             except MediaError as error:
                 found.failures.append((name, str(error)))
         else:
-            matches = list(_matches(name, found))
-            if not matches:
-                found.failures.append((name, "nothing matches this pattern"))
-            made = _made_by(name, output)
-            for item in matches:
+            made, taken = _made_by(name, output), 0
+            for item in _matches(name, found):
                 if made and files.inside(os.path.realpath(str(item.path)), made):
                     found.left_out.append((str(item.path), "lies in the output folder"))
                 else:
+                    taken += 1
                     yield item
+            if not taken:
+                found.failures.append((name, "nothing matches this pattern"))
 
 
 def _made_by(pattern: str, output: str | None) -> str | None:

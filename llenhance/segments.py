@@ -13,7 +13,7 @@ import shutil
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -167,9 +167,9 @@ class Pieces(ABC):
 
     def memory(self) -> dict[str, Any]:
         """What the stabilizer knew after the last finished piece."""
-        if not self.pieces:
-            return {}
-        return self._memory_after(self.pieces) or {}
+        found = self._memory_after(len(self.pieces))
+        assert found is not None  # read when the pieces were taken up
+        return found
 
     def remove(self) -> None:
         """The video has its name: nothing of it is needed here any more."""
@@ -218,15 +218,17 @@ class Pieces(ABC):
                 del pieces[number:]
                 break
             before += piece.frames
-        while pieces and self._memory_after(pieces) is None:
+        while self._memory_after(len(pieces)) is None:
             del pieces[-1]
         self.pieces, self.notes = pieces, notes
         return True
 
-    def _memory_after(self, pieces: Sequence[Piece]) -> dict[str, Any] | None:
-        """What was saved with the last of these pieces; None where it cannot be read."""
+    def _memory_after(self, count: int) -> dict[str, Any] | None:
+        """What was saved after so many pieces: nothing after none; None where it is unreadable."""
+        if not count:
+            return {}
         try:
-            place = self.folder / f"{len(pieces) - 1:05}.npz"
+            place = self.folder / f"{count - 1:05}.npz"
             with place.open("rb") as file, np.load(file) as saved:
                 return dict(saved)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import av
+import click
 import clips
 import cv2
 import numpy as np
@@ -28,6 +29,7 @@ from llenhance.errors import MediaError, Refusal
 from llenhance.media import videos
 from llenhance.media.video import camera as cameras
 from llenhance.media.video.places import RawFormat, find, frame_rate, is_numbered, raw_format
+from llenhance.options import SECONDS
 from llenhance.plan import Job
 from llenhance.report import Report
 
@@ -237,6 +239,12 @@ def test_a_file_with_such_a_name_is_a_file(tmp_path: Path) -> None:
     Image.fromarray(clips.picture(1)).save(tmp_path / "f_%05d.png")
     command("f_%05d.png", *MODEL, cwd=tmp_path)
     assert [path.name for path in tmp_path.glob("*lightweight*")] == ["f_%05d_lightweight.png"]
+
+
+@pytest.mark.parametrize("words", ["1e30", "nan", "-1", "1:2:3:4", "soon"])
+def test_what_is_no_time(words: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no time"):
+        SECONDS.convert(words, None, None)
 
 
 # --- pipes ----------------------------------------------------------------------------------------

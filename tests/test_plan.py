@@ -125,6 +125,11 @@ def test_a_pattern_does_not_take_what_an_earlier_run_made(pattern):
     assert {reason for _, reason in found.left_out} == {"lies in the output folder"}
 
 
+def test_a_pattern_that_matches_outputs_alone_matches_nothing():
+    make("out/a.png")
+    assert plan("**/*.png", output="out").failures == [("**/*.png", "nothing matches this pattern")]
+
+
 def test_a_pattern_may_write_beside_what_it_reads():
     make("d/a.png")
     assert targets("d/*.png", output="d", models=["dln", "neid"]) == [

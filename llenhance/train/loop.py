@@ -97,6 +97,8 @@ class Trainer:
     """A run in progress."""
 
     def __init__(self, method: Method, recipe: Recipe, data: Data, run: Run) -> None:
+        if run.precision == "bf16" and recipe.full_precision:
+            raise Refusal(f"{method.name} trains in fp32: --precision auto or fp32")
         self.method, self.recipe, self.data, self.run = method, recipe, data, run
         try:
             torch.empty(0, device=run.device)
@@ -111,8 +113,6 @@ class Trainer:
         # What the losses look through: no part of the run, hence not in its checkpoints.
         bank = GradientBank() if run.vgg16 is None else VGG16(run.vgg16)
         self.fixed = {"features": bank.to(run.device)}
-        if run.precision == "bf16" and recipe.full_precision:
-            raise Refusal(f"{method.name} trains in fp32: --precision auto or fp32")
         wide = run.precision == "fp32" or recipe.full_precision
         self.bf16 = not wide and (run.precision == "bf16" or native_bf16(run.device))
         if self.bf16:
@@ -229,6 +229,7 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
         }
+        # One name, unlike files.publish: a run that is killed just here leaves one file at most.
         temporary = self.run.folder / ".checkpoint.tmp"
         with temporary.open("wb") as file:
             torch.save(state, file)
@@ -237,7 +238,8 @@ class Trainer:
         os.replace(temporary, self.run.folder / "checkpoint.pt")
 
     def resume(self) -> None:
-        """Go on from the folder's checkpoint; raises Refusal for another run's."""
+        """Go on from the folder's checkpoint; raises Refusal for one of another
+        run, or that cannot be read."""
         path = self.run.folder / "checkpoint.pt"
         try:
             state = torch.load(path, map_location=self.run.device, weights_only=True)
