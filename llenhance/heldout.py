@@ -9,6 +9,7 @@ from pathlib import Path
 from .errors import Refusal
 
 SYNTHETIC = 100
+COLUMNS = ("stem", "scene", "split")
 
 
 def synthetic_test(paths: Iterable[Path]) -> list[Path]:
@@ -20,13 +21,19 @@ def synthetic_test(paths: Iterable[Path]) -> list[Path]:
 def scenes(table: Path) -> dict[str, tuple[str, str]]:
     """(scene, split) of each stem in a table of tab-separated columns stem, scene, split.
 
-    Raises Refusal for a file that is no such table.
+    Raises Refusal for a file that is no such table, and for a row that lacks one of the three: a
+    scene that was to be held out must not be trained on because of a slip.
     """
+    found: dict[str, tuple[str, str]] = {}
     try:
         with table.open(newline="", encoding="utf-8") as lines:
-            rows = csv.DictReader(lines, delimiter="\t")
-            return {row["stem"]: (str(row["scene"]), str(row["split"])) for row in rows}
+            for row in csv.DictReader(lines, delimiter="\t"):
+                stem, scene, split = ((row[name] or "").strip() for name in COLUMNS)
+                if not (stem and scene and split):
+                    raise Refusal(f"{table}: {stem or 'a row'} lacks its {' or '.join(COLUMNS)}")
+                found[stem] = scene, split
     except OSError as error:
         raise Refusal(f"{table}: cannot be read ({error.strerror})") from None
     except (KeyError, UnicodeDecodeError, csv.Error):
         raise Refusal(f"{table}: expected tab-separated columns stem, scene, split") from None
+    return found

@@ -35,7 +35,7 @@ class Method:
     multiple_of: int  # height and width that the network takes are multiples of this
     receptive_radius: int  # pixels to each side that one output pixel may depend on
     means: tuple[int, ...]  # channels of each whole-picture mean that tiles have to share
-    mean_radii: tuple[int, ...]  # as receptive_radius, of one pixel that each of these is taken of
+    mean_radii: tuple[int, ...]  # receptive radius of the features that each mean is taken over
     memory: Mapping[str, int]  # bytes for each input pixel at scale 1 that a run takes, by engine
     scales: tuple[int, ...]  # output size over input size; the first is the default
     controls: tuple[Control, ...]
@@ -143,7 +143,7 @@ _ROWS = (
         build=_neid,
         parameters=10_173_548,
         multiple_of=32,
-        receptive_radius=234,
+        receptive_radius=220,
         means=(512,),  # the detail feature vector
         mean_radii=(160,),
         memory={"onnx": 400, "openvino": 230, "openvino bf16": 140, "torch": 250},
@@ -162,7 +162,7 @@ _ROWS = (
         build=_enlightengan,
         parameters=8_636_675,
         multiple_of=16,
-        receptive_radius=126,
+        receptive_radius=137,
         means=(),
         mean_radii=(),
         memory={"onnx": 1200, "openvino": 750, "openvino bf16": 400, "torch": 1200},

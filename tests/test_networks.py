@@ -68,23 +68,30 @@ def test_shape_and_range(method):
         assert 0 <= y.min() <= y.max() <= 1
 
 
-@pytest.mark.parametrize("name", ["dln", "lightweight", "residual"])
-def test_receptive_radius_is_what_the_row_says(name):
-    """The gradient of one output pixel, with the whole-picture gates held still."""
+@pytest.mark.parametrize("name", ["dln", "lightweight", "residual", "neid"])
+def test_receptive_radius_is_what_the_row_says(name, monkeypatch):
+    """The gradients of output pixels at all places of a cell, whole-picture gates held still."""
     method = METHODS[name]
-    network = loud(method.build()).double()
-    radius = method.receptive_radius
-    size = 2 * radius + 9
-    x = torch.rand(1, 3, size, size, dtype=torch.double) * 0.5
+    network = loud(NEID(4) if name == "neid" else method.build()).double()
+    # The largest of a pool's pixels has all of the gradient: of their mean, each has a share.
+    monkeypatch.setattr(torch.nn.functional, "max_pool2d", torch.nn.functional.avg_pool2d)
     if name == "dln":  # without the means, which see everything
         for block in network.blocks:
             block.aggregate.squeeze.weight.data.zero_()
-    x.requires_grad_()
-    y = network(x)
-    y = y[0] if isinstance(y, tuple) else y
-    y[0, :, size // 2, size // 2].sum().backward()
-    seen = (x.grad[0].abs().sum(0) > 0).nonzero()
-    reach = (seen - size // 2).abs().max().item()
+    radius, cell = method.receptive_radius, method.multiple_of
+    middle = -(-(radius + 1) // cell) * cell
+    size = 2 * middle + cell
+    x = (torch.rand(1, 3, size, size, dtype=torch.double) * 0.5).requires_grad_()
+    if name == "neid":
+        y = network.predict(halve(x), use_fusion=False)[0]
+    else:
+        y = network(x)
+        y = y[0] if isinstance(y, tuple) else y
+    reach = 0
+    for place in range(middle, middle + cell):
+        (slope,) = torch.autograd.grad(y[0, :, place, place].sum(), x, retain_graph=True)
+        seen = (slope[0].abs().sum(0) > 0).nonzero()
+        reach = max(reach, (seen - place).abs().max().item())
     assert reach == radius
 
 

@@ -1,9 +1,11 @@
 """The papers' recipes, ideas left out, VGG-16's features, and the curve of a run."""
 
 import dataclasses
+import errno
 import importlib.util
 import itertools
 import math
+import os
 import sys
 
 import cv2
@@ -15,7 +17,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from llenhance import checkpoints
-from llenhance.errors import DeviceError, Refusal, WeightsError
+from llenhance.errors import DeviceError, LLEnhanceError, Refusal, WeightsError
 from llenhance.methods import METHODS
 from llenhance.networks.neid import NEID
 from llenhance.train import command as training
@@ -187,7 +189,7 @@ def test_lightweight_without_calibration_needs_no_k(data):
 
 def test_residual_draws_made_pairs_only(data):
     batch = batch_of(PAPER["residual"], data)
-    assert (batch["made"] == 1).all()
+    assert ((batch["alpha"] >= 0.5) & (batch["alpha"] <= 2) & (batch["alpha"] != 1)).all()
     modules = PAPER["residual"].build(NONE)
     terms = paper.residual_losses(modules, batch, NONE)
     output, difference = modules["network"].predict(batch["low"], batch["alpha"])
@@ -304,15 +306,36 @@ def test_a_run_resumes_only_as_itself(data, tmp_path):
     ):
         with pytest.raises(Refusal, match=words):
             t.trainer("residual", data, tmp_path, recipe=recipe).resume()
+    for recipe, seen, words in (
+        (dataclasses.replace(run.recipe, rate=1e-5), data, "another run: rate 0.001"),
+        (run.recipe.in_batches_of(3), data, "another run: batches"),
+        (run.recipe, dataclasses.replace(data, dark=[]), "another run: pictures"),
+        (run.recipe, dataclasses.replace(data, shares=[2.0] * 6), "another run: pictures"),
+    ):
+        with pytest.raises(Refusal, match=words):
+            t.Trainer(METHODS["residual"], recipe, seen, run.run).resume()
     again = t.trainer("residual", data, tmp_path)
     again.resume()
     assert again.step == 2
     torch.save({}, tmp_path / "checkpoint.pt")
-    with pytest.raises(Refusal, match="another run: recipe nothing"):
+    with pytest.raises(Refusal, match="another run: recipe unknown"):
+        t.trainer("residual", data, tmp_path).resume()
+    torch.save({**again.identity, "modules": {}}, tmp_path / "checkpoint.pt")
+    with pytest.raises(Refusal, match="its networks are not those of this version"):
         t.trainer("residual", data, tmp_path).resume()
     (tmp_path / "checkpoint.pt").write_bytes((tmp_path / "checkpoint.pt").read_bytes()[:100])
     with pytest.raises(Refusal, match=r"checkpoint\.pt: not a checkpoint that can be read"):
         t.trainer("residual", data, tmp_path).resume()
+
+
+def test_a_full_disk_is_named_with_the_file(data, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    run = t.trainer("residual", data, tmp_path)
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(LLEnhanceError, match=r"log\.csv: No space left on device"):
+        run.fit(lambda _t, _r: None)
 
 
 def test_what_must_be_precise_is_not_trained_in_bf16(data, tmp_path):
@@ -325,13 +348,13 @@ def test_what_must_be_precise_is_not_trained_in_bf16(data, tmp_path):
 def test_unpaired_training_needs_two_scenes_or_dark_pictures(table, tmp_path):
     for folder in ("low", "high"):
         t.save(tmp_path / "pairs" / folder / "a.png", t.made(1)[0])
-    t.save(tmp_path / "dark" / "a.png", t.made(1)[0])
+    t.save(tmp_path / "dark" / "a.png", t.made(2)[1] // 10)
     recipe = table["enlightengan"]
 
     def read(dark):
         return training._read((str(tmp_path / "pairs"),), (), dark, None, 22, recipe)
 
-    with pytest.raises(Refusal, match="different scenes: one alone needs --dark"):
+    with pytest.raises(Refusal, match="of different scenes"):
         read(())
     recipe.draw(read((str(tmp_path / "dark"),)), t.View(32, 32, 1), np.random.default_rng(0))
 
@@ -384,6 +407,9 @@ def test_torchrun_spreads_over_cpus_or_gpus(monkeypatch):
         parallel.start("mps")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert [parallel.share(n) for n in (8, 1)] == [4, 1]
+    monkeypatch.setenv("LOCAL_RANK", "99")  # of more GPUs than any machine has
+    with pytest.raises(DeviceError, match=r"device cuda:99: \w"):
+        parallel.start("cuda")
 
 
 def test_the_command_says_what_one_might_not_think(folder, tmp_path, capsys, monkeypatch):
@@ -469,7 +495,7 @@ def test_other_files_are_no_vgg16(vgg16, tmp_path):
 
 def test_a_step_that_is_no_number_leaves_no_trace(data, tmp_path):
     """Neither weights nor running statistics nor their averages keep it."""
-    run = t.trainer("lightweight", data, tmp_path, steps=4)
+    run = t.trainer("residual", data, tmp_path, steps=4)
     run.one_step()
     draw = run.draw
     run.draw = lambda: {k: v * math.nan for k, v in draw().items()}
@@ -483,6 +509,18 @@ def test_a_step_that_is_no_number_leaves_no_trace(data, tmp_path):
         assert all(torch.isfinite(v).all() for v in module.state_dict().values())
 
 
+def test_a_run_without_one_number_says_so_and_keeps_nothing(data, tmp_path):
+    run = t.trainer("residual", data, tmp_path, steps=2)
+    for value in run.average.state_dict().values():
+        if value.is_floating_point():
+            value.fill_(math.nan)
+    draw = run.draw
+    run.draw = lambda: {k: v * math.nan for k, v in draw().items()}
+    with pytest.raises(LLEnhanceError, match="no validation gave a number, 2 of 2 steps were none"):
+        run.fit(lambda _t, _r: None)
+    assert not run.shipped.exists()
+
+
 ROWS = [
     {"step": 1, "minutes": 0.1, "pixels": 0.5, "rate": 1.0, "psnr": 10.0},
     {"step": 2, "minutes": 0.2, "pixels": math.nan, "rate": 1.0},
@@ -490,22 +528,19 @@ ROWS = [
 ]
 
 
-def test_the_curve_is_a_picture_and_opens_no_display(tmp_path):
+def test_the_curve_is_a_picture_and_opens_no_display():
     pytest.importorskip("matplotlib")
     for rows in (ROWS, ROWS[:1], [{"step": 1}]):
-        curve.draw(rows, tmp_path / "curve.png")
-        image = cv2.imread(str(tmp_path / "curve.png"))
+        image = cv2.imdecode(np.frombuffer(curve.drawn(rows), np.uint8), cv2.IMREAD_COLOR)
         assert image.shape[0] > 300
         assert image.std() > 1
-    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
     assert "matplotlib.pyplot" not in sys.modules
 
 
-def test_without_matplotlib_there_is_no_curve(tmp_path, monkeypatch):
+def test_without_matplotlib_there_is_no_curve(monkeypatch):
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
-    curve.draw(ROWS, tmp_path / "curve.png")
-    assert not list(tmp_path.iterdir())
+    assert curve.drawn(ROWS) == b""
 
 
 def test_a_view_of_whole_pictures_fits_smaller_ones(data):

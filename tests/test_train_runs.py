@@ -30,18 +30,19 @@ from llenhance.train.recipes import RECIPES, leave_out
 STEPS, SAVED, KILLED = 4, 2, 3
 
 CASES = {
-    **{name: (RECIPES, name, ()) for name in RECIPES},
-    **{f"{name} paper": (PAPER, name, ()) for name in PAPER},
-    "neid without ff": (RECIPES, "neid", ("ff",)),
-    "lightweight paper without calibration": (PAPER, "lightweight", ("calibration",)),
+    **{name: (RECIPES, name, (), "fp32") for name in RECIPES},
+    **{f"{name} paper": (PAPER, name, (), "fp32") for name in PAPER},
+    "neid without ff": (RECIPES, "neid", ("ff",), "fp32"),
+    "lightweight paper without calibration": (PAPER, "lightweight", ("calibration",), "fp32"),
+    "residual in bf16": (RECIPES, "residual", (), "bf16"),
 }
 
 
 def trainer(case, out):
     """Three optimisers' worth of checkpoint is slow to write: only SAVED is saved."""
-    table, name, off = CASES[case]
+    table, name, off, precision = CASES[case]
     recipe = t.small(leave_out(table[name], off), 32)
-    run = Run(out, steps=STEPS, precision="fp32", save_minutes=math.inf)
+    run = Run(out, steps=STEPS, precision=precision, save_minutes=math.inf)
     made = Trainer(METHODS[name], recipe, t.small_data(), run)
     made.draw_curve = lambda: None  # drawing is slow, and nothing that a run goes on from
     return made
@@ -52,14 +53,14 @@ def digest(run):
     everything, shipped = hashlib.sha256(), hashlib.sha256()
     for module in (*run.modules.values(), run.average):
         for value in module.state_dict().values():
-            everything.update(value.numpy())
+            everything.update(value.contiguous().numpy())
     for optimizer in run.optimizers:
         for state in optimizer.state_dict()["state"].values():
             for name in sorted(state):
-                everything.update(state[name].numpy())
+                everything.update(state[name].contiguous().numpy())
     if parallel.rank() == 0:
         for _, value in sorted(load_file(run.shipped).items()):
-            shipped.update(value.numpy())
+            shipped.update(value.contiguous().numpy())
     rows = [{k: v for k, v in row.items() if k != "minutes"} for row in run.rows]
     return [everything.hexdigest(), rows, shipped.hexdigest()]
 

@@ -63,7 +63,7 @@ class EnlightenGAN(nn.Module):
 
     ``align_corners`` is True only for the authors' own weights, which were trained in a torch
     whose bilinear enlargement meant that; its sampling grid then depends on the whole picture's
-    size. With False the network sees 252x252 pixels and no statistic of the whole picture.
+    size. With False the network sees 275x275 pixels and no statistic of the whole picture.
     """
 
     def __init__(self, align_corners: bool = False) -> None:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..networks.residual import darken
-from ..pixels import Rgb8
 from .data import (
     Data,
     View,
@@ -24,6 +23,7 @@ from .data import (
     underexpose,
     with_lamps,
 )
+from .unpaired import dark_and_normal
 
 Batch = dict[str, Tensor]
 Draw = Callable[[Data, View, np.random.Generator], Batch]
@@ -137,23 +137,25 @@ def draw_made(data: Data, view: View, rng: np.random.Generator) -> Batch:
 def _draw_modelled(
     data: Data, view: View, rng: np.random.Generator, modelled: float, lamps: float
 ) -> Batch:
-    """``alpha``: (N, 1, 1, 1); ``difference``: the true map I_D; ``made``: 1 where known."""
+    """Pairs, of which the share ``modelled`` is made by the paper's model.
+
+    ``alpha`` is (N, 1, 1, 1). ``difference``, (N, 3, H, W), is the map I_D of a modelled pair, and
+    of any other what ``high`` at an alpha of 1 has more than ``low``.
+    """
     sources = data.normal or [pair.high for pair in data.pairs]
-    lows, highs, alphas, differences, made = [], [], [], [], []
+    lows, highs, alphas, differences = [], [], [], []
     for _ in range(view.batch):
         if rng.random() < modelled:
             (high,) = cut([sources[rng.integers(len(sources))]], view, rng)
             if rng.random() < lamps:
                 high = np.minimum(with_lamps(high, rng), np.float32(1))
             low, alpha, difference = _modelled(high, rng)
-            made.append(1.0)
         else:
             low, high = _pair(data, view, rng)
             alpha, difference = 1.0, high - low
             if rng.random() < 1 / 6:  # or Enhance-Net makes light by itself, whatever alpha is
                 alpha = rng.uniform(0.2, 1)
                 high = low + np.float32(alpha) * difference
-            made.append(0.0)
         lows.append(low)
         highs.append(high)
         alphas.append(alpha)
@@ -163,41 +165,16 @@ def _draw_modelled(
         "high": to_tensor(highs),
         "difference": to_tensor(differences),
         "alpha": torch.tensor(alphas, dtype=torch.float32).view(-1, 1, 1, 1),
-        "made": torch.tensor(made).view(-1, 1, 1, 1),
     }
-
-
-def halves(data: Data) -> tuple[list[Rgb8], list[Rgb8], list[float], list[float]]:
-    """(lows, normals) of different scenes, with their shares: scenes are dealt out in turn."""
-    order = {scene: n for n, scene in enumerate(sorted({p.scene for p in data.pairs}))}
-    lows, normals, low_shares, normal_shares = [], [], [], []
-    for pair, share in zip(data.pairs, data.shares, strict=True):
-        if order[pair.scene] % 2:
-            lows.append(pair.low)
-            low_shares.append(share)
-        else:
-            normals.append(pair.high)
-            normal_shares.append(share)
-    # Folders of dark and of normal pictures together weigh two thirds of the pairs' share.
-    for pool, shares, extra in (
-        (lows, low_shares, data.dark),
-        (normals, normal_shares, data.normal),
-    ):
-        total = sum(shares) or 1.0
-        shares += [total * 2 / 3 / len(extra) for _ in extra]
-        pool += extra
-    return lows, normals, low_shares, normal_shares
 
 
 def draw_unpaired(data: Data, view: View, rng: np.random.Generator) -> Batch:
     """``low`` and ``normal`` of different scenes; ``input`` is low, half the time 2-4x darker."""
-    lows, normals, low_shares, normal_shares = halves(data)
-    low_p = np.asarray(low_shares) / sum(low_shares)
-    normal_p = np.asarray(normal_shares) / sum(normal_shares)
+    darks, normals = dark_and_normal(data)
     low, normal, given = [], [], []
     for _ in range(view.batch):
-        (crop,) = cut([lows[rng.choice(len(lows), p=low_p)]], view, rng)
-        (other,) = cut([normals[rng.choice(len(normals), p=normal_p)]], view, rng)
+        (crop,) = cut([darks.draw(rng)], view, rng)
+        (other,) = cut([normals.draw(rng)], view, rng)
         low.append(crop)
         normal.append(other)
         given.append(crop / np.float32(rng.uniform(2, 4)) if rng.random() < 0.5 else crop)
@@ -219,8 +196,9 @@ def draw_unpaired_and_lit(data: Data, view: View, rng: np.random.Generator) -> B
 
     ``bright``: a normal picture with at most a third of its light gone. ``lit``: two of the inputs
     with lamps, whose light is ``added``, and each second time with parts made black, where
-    ``kept``, (2, 1, H, W), is 0. ``noisy``: these with noise of sigma ~ U(0, 0.03). What a picture
-    asks for is in ``lit``: noise cut off at 0 is grey light, which takes colour from what is dark.
+    ``kept``, (2, 1, H, W), is 0. ``noisy``: these with noise, of a floor of sigma ~ U(0, 0.03) and
+    a part that grows with the light. What a picture asks for is in ``lit``: noise cut off at 0 is
+    grey light, which takes colour from what is dark.
     """
     batch = draw_unpaired(data, view, rng)
     given = batch["input"][:2]
@@ -231,12 +209,15 @@ def draw_unpaired_and_lit(data: Data, view: View, rng: np.random.Generator) -> B
     light = [partly_unlit(whole, rng) if rng.random() < 0.5 else whole for _ in given]
     kept = to_tensor(light).round()
     lit = (kept * given + lamps).clamp(max=1)
-    deviation = to_tensor([np.full((1, 1, 1), rng.uniform(0, 0.03), np.float32) for _ in given])
+    floor, shot = (
+        to_tensor([np.full((1, 1, 1), rng.uniform(0, most), np.float32) for _ in given])
+        for most in (0.03, 0.01)
+    )
     noise = to_tensor([rng.standard_normal(night.shape, np.float32) for _ in given])
     return batch | {
         "bright": batch["normal"][:1] * rng.uniform(0.67, 1),
         "lit": lit,
-        "noisy": (lit + deviation * noise).clamp(0, 1),
+        "noisy": (lit + (floor.square() + shot * lit).sqrt() * noise).clamp(0, 1),
         "added": lit - kept * given,
         "kept": kept,
     }

@@ -37,7 +37,13 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Pairs (low/ and high/) to validate on; of a scenes.tsv, its validation scenes.",
 )
-@click.option("--validate-pairs", default=22, show_default=True, help="At most so many, by scene.")
+@click.option(
+    "--validate-pairs",
+    type=click.IntRange(min=1),
+    default=22,
+    show_default=True,
+    help="At most so many, by scene.",
+)
 @click.option(
     "--validate-every",
     type=Number(min=0, min_open=True),
@@ -66,9 +72,10 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="NAME",
     help="Leave one idea out, to compare at equal steps. neid: ff, dr, color; enlightengan:"
-    " attention, local, sfp; residual: auxiliary; with --recipe paper also dln: circle, tv;"
-    " lightweight: calibration. Weights without attention are for comparison only: the network"
-    " that ships cannot compute them, and the other commands refuse them. Several times.",
+    " attention, local, sfp, with our recipe also color; residual: auxiliary; with --recipe paper"
+    " also dln: circle, tv; lightweight: calibration. Weights without attention are for comparison"
+    " only: the network that ships cannot compute them, and the other commands refuse them."
+    " Several times.",
 )
 @click.option(
     "--vgg16",
@@ -84,7 +91,7 @@ if TYPE_CHECKING:
     type=Number(min=0, min_open=True),
     help="Peak learning rate. [default: the recipe's]",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda[:N]|mps")
 @click.option(
     "--precision",
@@ -215,6 +222,7 @@ def _read(
     """
     from ..heldout import SYNTHETIC, synthetic_test
     from .data import Data, one_per_scene, pictures, read, read_pairs
+    from .unpaired import dark_and_normal
 
     data = Data()
     for given in pairs:
@@ -245,8 +253,8 @@ def _read(
         spared_too = f" ({SYNTHETIC} are spared for its synthetic test)"
         note = spared_too if recipe.spares_synthetic_test else ""
         raise Refusal(f"no pictures to train on: {recipe.method} needs {wanted}{note}")
-    if recipe.unpaired and not data.dark and len({pair.scene for pair in data.pairs}) < 2:
-        raise Refusal(f"{recipe.method} learns from different scenes: one alone needs --dark")
+    if recipe.unpaired:
+        dark_and_normal(data)  # refuses what has no different scenes
     return data
 
 

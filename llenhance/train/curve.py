@@ -1,20 +1,19 @@
 """A picture of a run: its loss terms and its validation figure over the steps."""
 
+import io
 import math
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 AXES = ("step", "minutes", "psnr", "rate", "skipped")  # columns of the log that are no loss term
 
 
-def draw(rows: Sequence[Mapping[str, float]], path: Path) -> None:
-    """Write ``path`` (.png) from the rows of the log; nothing without matplotlib."""
+def drawn(rows: Sequence[Mapping[str, float]]) -> bytes:
+    """A PNG of the rows of the log; nothing without matplotlib."""
     try:
         # The figure's own class draws into memory: no pyplot, hence no display is opened.
         from matplotlib.figure import Figure
     except ImportError:
-        return
+        return b""
     figure = Figure(figsize=(8, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     for name in dict.fromkeys(name for row in rows for name in row if name not in AXES):
@@ -34,6 +33,6 @@ def draw(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     below.set_xlabel("step")
     for axes in (above, below):
         axes.grid(alpha=0.3)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=100)
-    os.replace(temporary, path)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100)
+    return png.getvalue()

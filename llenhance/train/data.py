@@ -4,6 +4,7 @@ Every draw takes its randomness from a generator that the caller seeds with (see
 that was killed and resumed sees exactly the pictures it would have seen.
 """
 
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class View:
     quarter_turns: bool = True
 
 
-@dataclass
+@dataclass(eq=False)  # what is made of it once is remembered by its identity
 class Data:
     """Everything a recipe draws from. ``shares`` holds one weight for each pair."""
 
@@ -56,6 +57,16 @@ class Data:
     normal: list[Rgb8] = field(default_factory=list)
     dark: list[Rgb8] = field(default_factory=list)
     validation: list[Pair] = field(default_factory=list)
+
+    def digest(self) -> str:
+        """What tells these pictures from others: their number, names, shares and first rows."""
+        sha = hashlib.sha256()
+        for pair in (*self.pairs, *self.validation):
+            sha.update(f"{pair.scene} {pair.name}\n".encode())
+        sha.update(repr((self.shares, len(self.pairs))).encode())
+        for image in (*self.normal, *self.dark):
+            sha.update(repr(image.shape).encode() + image[0].tobytes())
+        return sha.hexdigest()[:16]
 
 
 def read(path: Path) -> Rgb8:
@@ -94,7 +105,8 @@ def read_pairs(folder: Path) -> tuple[list[Pair], list[Pair]]:
 
     A ``scenes.tsv`` (stem, scene, split) beside them holds out its validation scenes; without it
     all pairs are for training and each is a scene of its own. Raises Refusal where there are no
-    pairs, where the two of a pair differ in size, and for a table that cannot be read.
+    pairs, where the two of a pair differ in size, and for a table that cannot be read or knows
+    another split.
     """
     table = folder / "scenes.tsv"
     splits = scenes(table) if table.is_file() else {}
@@ -102,6 +114,8 @@ def read_pairs(folder: Path) -> tuple[list[Pair], list[Pair]]:
     validation: list[Pair] = []
     for low, high in matched(folder / "low", folder / "high"):
         scene, split = splits.get(low.stem, (low.stem, "train"))
+        if split not in ("train", "validation"):
+            raise Refusal(f"{table}: {low.stem}: split {split!r} is neither train nor validation")
         pair = Pair(low.stem, f"{folder.name}/{scene}", read(low), read(high))
         if pair.low.shape != pair.high.shape:
             raise Refusal(f"{low}: its size differs from that of {high}")
@@ -120,7 +134,7 @@ def one_per_scene(pairs: list[Pair], limit: int) -> list[Pair]:
 def _region(shape: tuple[int, ...], view: View, rng: np.random.Generator) -> tuple[slice, slice]:
     """Where to cut: the view's shape, reduced further if the picture is too small for it."""
     reduce = min(view.reduce, shape[0] / view.height, shape[1] / view.width)
-    height, width = int(view.height * reduce), int(view.width * reduce)
+    height, width = max(1, int(view.height * reduce)), max(1, int(view.width * reduce))
     top = int(rng.integers(shape[0] - height + 1))
     left = int(rng.integers(shape[1] - width + 1))
     return slice(top, top + height), slice(left, left + width)

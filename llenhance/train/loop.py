@@ -1,4 +1,4 @@
-"""The training loop: one screen for all methods, resumable to the bit.
+"""The training loop: one screen for all methods. On a CPU a resumed run ends at the same bits.
 
 A run lives in one folder: ``checkpoint.pt`` (everything needed to go on),
 ``METHOD.safetensors`` (the average weights that validated best, or the last ones where there is
@@ -7,6 +7,7 @@ nothing to validate on), ``log.csv`` and, drawn with each checkpoint, its pictur
 
 import copy
 import csv
+import io
 import math
 import os
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from .. import checkpoints
 from ..engines.pytorch import cpu_has_bf16, reflect
-from ..errors import DeviceError, Refusal
+from ..errors import DeviceError, LLEnhanceError, Refusal
 from ..methods import Method
 from . import curve, parallel
 from .data import Data, Pair
@@ -123,6 +124,8 @@ class Trainer:
         self.rows: list[dict[str, float]] = []
         self.sums: dict[str, float] = {}  # of the loss terms, since the last row
         self.count = 0
+        self.skipped = 0  # steps that were no numbers
+        self.identity = self._identity()
 
     def _optimizer(self, names: tuple[str, ...]) -> torch.optim.Optimizer:
         parts = [self.modules[name] for name in names if name in self.modules]
@@ -146,9 +149,8 @@ class Trainer:
         by_time = self.elapsed / (60 * self.run.minutes) if self.run.minutes else 0.0
         return max(by_steps, by_time)
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint must agree in with the run that goes on from it."""
+    def _identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree in with the run that goes on from it: all but its length."""
         bank = checkpoints.checksum(self.run.vgg16) if self.run.vgg16 else "gradients"
         return {
             "recipe": self.recipe.method,
@@ -156,6 +158,11 @@ class Trainer:
             "without": sorted(self.recipe.off),
             "features": bank,
             "seed": self.run.seed,
+            "batches": [view.batch for view in (*self.recipe.views, *self.recipe.finish_views)],
+            "rate": self.recipe.rate,
+            "precision": "bf16" if self.bf16 else "fp32",
+            "processes": parallel.count(),
+            "pictures": self.data.digest(),
         }
 
     def draw(self) -> dict[str, Tensor]:
@@ -199,6 +206,7 @@ class Trainer:
         parallel.average(b for m in self.modules.values() for b in m.buffers() if b.dim())
         self.step += 1
         if skipped:
+            self.skipped += 1
             self.heal()
         else:
             decay = min(self.recipe.average, self.step / (self.step + 10))
@@ -220,6 +228,7 @@ class Trainer:
         state = {
             **self.identity,
             "step": self.step,
+            "skipped": self.skipped,
             "elapsed": self.elapsed,
             "best": self.best,
             "rows": self.rows,
@@ -229,13 +238,20 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
         }
+        self.write("checkpoint.pt", lambda file: torch.save(state, file))
+
+    def write(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
+        """Put a file into the run's folder, whole or not at all; raises LLEnhanceError."""
         # One name, unlike files.publish: a run that is killed just here leaves one file at most.
-        temporary = self.run.folder / ".checkpoint.tmp"
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.run.folder / "checkpoint.pt")
+        path, temporary = self.run.folder / name, self.run.folder / f".{name}.tmp"
+        try:
+            with temporary.open("wb") as file:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise LLEnhanceError(f"{path}: {error.strerror or error}") from None
 
     def resume(self) -> None:
         """Go on from the folder's checkpoint; raises Refusal for one of another
@@ -246,17 +262,21 @@ class Trainer:
         except Exception:  # the unpickler raises many kinds; each means that this is no checkpoint
             raise Refusal(f"{path}: not a checkpoint that can be read") from None
         differing = [
-            f"{name} {state.get(name) or 'nothing'}"
+            f"{name} {state.get(name, 'unknown') or 'nothing'}"
             for name, value in self.identity.items()
             if state.get(name) != value
         ]
         if differing:
             raise Refusal(f"{path} is of another run: {', '.join(differing)}")
-        for name, module in self.modules.items():
-            module.load_state_dict(state["modules"][name])
-        self.average.load_state_dict(state["average"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+        try:
+            for name, module in self.modules.items():
+                module.load_state_dict(state["modules"][name])
+            self.average.load_state_dict(state["average"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+        except (KeyError, ValueError, RuntimeError):
+            raise Refusal(f"{path}: its networks are not those of this version") from None
+        self.skipped = state["skipped"]
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.best, self.rows = state["best"], state["rows"]
         self.sums, self.count = state["sums"], state["count"]
@@ -306,16 +326,15 @@ class Trainer:
         if parallel.rank():
             return
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        temporary = self.run.folder / ".log.tmp"
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, self.run.folder / "log.csv")
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, names)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        self.write("log.csv", lambda file: file.write(table.getvalue().encode()))
 
     def draw_curve(self) -> None:
-        if not parallel.rank():
-            curve.draw(self.rows, self.run.folder / "curve.png")
+        if not parallel.rank() and (picture := curve.drawn(self.rows)):
+            self.write("curve.png", lambda file: file.write(picture))
 
     def fit(self, tell: Callable[["Trainer", dict[str, float]], None]) -> None:
         """Train to the end; ``tell(trainer, row)`` hears of every step and validation."""
@@ -348,6 +367,11 @@ class Trainer:
                 self.draw_curve()
         if not self.data.validation:
             self.export()
+        elif self.best == -math.inf and not parallel.rank():
+            raise LLEnhanceError(
+                f"no validation gave a number, {self.skipped} of {self.step} steps were none:"
+                " no weights are kept"
+            )
 
     def _is_time_to_check(self, last: float) -> bool:
         minutes = self.run.validate_minutes

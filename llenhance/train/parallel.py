@@ -26,6 +26,11 @@ def rank() -> int:
     return dist.get_rank() if running() else 0
 
 
+def count() -> int:
+    """How many processes train."""
+    return dist.get_world_size() if running() else 1
+
+
 def share(threads: int) -> int:
     """This process's share of the threads of its machine."""
     return max(1, threads // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -37,10 +42,14 @@ def start(device: str) -> str:
         return device
     if device not in ("cpu", "cuda"):
         raise DeviceError(f"torchrun spreads a run over --device cpu or cuda, not {device}")
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
-    dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=PATIENCE)
+    try:
+        if device == "cuda":
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+            torch.cuda.set_device(device)
+        dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=PATIENCE)
+    except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
+        # A build without CUDA lacks the attribute itself.
+        raise DeviceError(f"device {device}: {str(error).splitlines()[0]}") from None
     return device
 
 

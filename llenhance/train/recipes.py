@@ -151,8 +151,8 @@ def residual_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
     output, difference = modules["network"].predict(batch["low"], batch["alpha"])
     terms = fidelity(output, batch["high"], structure=0.5, tint=3)  # or its colours end up pale
     if "auxiliary" not in off:
-        error = (difference.float() - batch["difference"]).abs().mean((1, 2, 3), keepdim=True)
-        terms["difference"] = 0.2 * error.mean()
+        # Of real pairs too, which the paper has not: what is added is then the difference there.
+        terms["difference"] = 0.2 * (difference.float() - batch["difference"]).abs().mean()
     return terms
 
 
@@ -214,21 +214,20 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
         "lamps": weight * losses.lamps(lit, plain, batch["lit"], batch["added"]),
         "reversal": 200 * losses.reversal(answers, asked),
     }
-    if "sfp" in off:
-        return terms
-    # The fixed features are weaker than VGG's, so they weigh more; and since they see luma
-    # only, the input's own colours are preserved by a term beside them. Without it the
-    # network paints yellow skies and blue halos that the discriminators let pass, and where it
-    # does not hold for pictures with lamps, which no discriminator sees, green halos. Black has
-    # no colour to preserve: without its own term it becomes navy.
-    coloured = torch.cat([batch[name] for name in ("low", "bright", "lit")])
-    share = 1 if isinstance(modules["features"], losses.VGG16) else 3
-    return terms | {
-        "features": share * preserved(modules, batch, fake),
-        "colours": 10 * losses.colours_kept(answers, coloured),
-        "black": 3 * losses.colour_of_black(answers, asked),
-        "features_local": share * preserved_locally(modules, batch, fake),
-    }
+    if "sfp" not in off:
+        # The fixed features are weaker than VGG's, so they weigh more.
+        share = 1 if isinstance(modules["features"], losses.VGG16) else 3
+        terms["features"] = share * preserved(modules, batch, fake)
+        terms["features_local"] = share * preserved_locally(modules, batch, fake)
+    if "color" not in off:
+        # The features see luma only. Without the input's own colours the network paints yellow
+        # skies and blue halos that the discriminators let pass, and where they are not asked for
+        # in pictures with lamps, which no discriminator sees, green halos. Black has no colour to
+        # preserve: without its own term it becomes navy.
+        coloured = torch.cat([batch[name] for name in ("low", "bright", "lit")])
+        terms["colours"] = 10 * losses.colours_kept(answers, coloured)
+        terms["black"] = 3 * losses.colour_of_black(answers, asked)
+    return terms
 
 
 def enlightengan_discriminators(modules: Modules, batch: Batch, off: Off) -> Losses:
@@ -388,7 +387,7 @@ RECIPES = {
         needs=(("pairs",), ("dark", "normal")),
         unpaired=True,
         compares_features=True,
-        ideas=("attention", "local", "sfp"),
+        ideas=("attention", "local", "sfp", "color"),
         comparison_only=frozenset({"attention"}),
     ),
 }
