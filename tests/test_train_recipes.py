@@ -11,8 +11,8 @@ import sys
 import cv2
 import numpy as np
 import pytest
-import test_train as t
 import torch
+import trainings as t
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -24,6 +24,7 @@ from llenhance.train import command as training
 from llenhance.train import curve, losses, paper, recipes, schedules
 from llenhance.train.command import train
 from llenhance.train.data import View
+from llenhance.train.loop import Run, Trainer
 from llenhance.train.paper import PAPER
 from llenhance.train.recipes import NONE, RECIPES, leave_out
 
@@ -313,7 +314,7 @@ def test_a_run_resumes_only_as_itself(data, tmp_path):
         (run.recipe, dataclasses.replace(data, shares=[2.0] * 6), "another run: pictures"),
     ):
         with pytest.raises(Refusal, match=words):
-            t.Trainer(METHODS["residual"], recipe, seen, run.run).resume()
+            Trainer(METHODS["residual"], recipe, seen, run.run).resume()
     again = t.trainer("residual", data, tmp_path)
     again.resume()
     assert again.step == 2
@@ -339,9 +340,9 @@ def test_a_full_disk_is_named_with_the_file(data, tmp_path, monkeypatch):
 
 
 def test_what_must_be_precise_is_not_trained_in_bf16(data, tmp_path):
-    run = t.Run(tmp_path, steps=1, precision="bf16")
+    run = Run(tmp_path, steps=1, precision="bf16")
     with pytest.raises(Refusal, match="lightweight trains in fp32"):
-        t.Trainer(METHODS["lightweight"], t.small(RECIPES["lightweight"]), data, run)
+        Trainer(METHODS["lightweight"], t.small(RECIPES["lightweight"]), data, run)
 
 
 @pytest.mark.parametrize("table", [RECIPES, PAPER])
@@ -356,7 +357,7 @@ def test_unpaired_training_needs_two_scenes_or_dark_pictures(table, tmp_path):
 
     with pytest.raises(Refusal, match="of different scenes"):
         read(())
-    recipe.draw(read((str(tmp_path / "dark"),)), t.View(32, 32, 1), np.random.default_rng(0))
+    recipe.draw(read((str(tmp_path / "dark"),)), View(32, 32, 1), np.random.default_rng(0))
 
 
 # --- what the command refuses and says ------------------------------------------------------------

@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_train as t
 import torch
+import trainings as t
 from safetensors.torch import load_file
 
 from llenhance import checkpoints
