@@ -588,8 +588,8 @@ def test_compression_and_another_exposure_stay_pictures_of_8_bits():
     steps = np.tile(np.linspace(0, 0.3, 64, dtype=np.float32)[None, :, None], (48, 1, 3))
     gains = []
     for seed in range(30):
-        for made in (compressed, rexpose):
-            low = made(steps, np.random.default_rng(seed))
+        for change in (compressed, rexpose):
+            low = change(steps, np.random.default_rng(seed))
             assert low.shape == steps.shape
             assert low.dtype == np.float32
             np.testing.assert_allclose(low * 255, np.round(low * 255), atol=1e-4)
