@@ -402,6 +402,7 @@ class _Work:
                 cut=self._cut,
                 tags=self._tags,
                 strip=self._choice.strip,
+                span=pieces.span,
             )
             if self._choice.verify:
                 try:

@@ -122,9 +122,15 @@ class Pieces(ABC):
         return sum(piece.frames for piece in self.pieces)
 
     @property
+    def span(self) -> tuple[int, int]:
+        """When the first piece begins and the last one ends, in units of the source's time base."""
+        return self.pieces[0].first, self.pieces[-1].end
+
+    @property
     def duration(self) -> float:
         """Seconds from the beginning of the first to the end of the last piece."""
-        return float((self.pieces[-1].end - self.pieces[0].first) * self._info.time_base)
+        first, end = self.span
+        return float((end - first) * self._info.time_base)
 
     @property
     def size(self) -> int:

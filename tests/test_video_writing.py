@@ -802,6 +802,64 @@ def test_a_clip_shorter_than_what_an_encoder_reorders(
         assert shown(target) == list(range(frames))
 
 
+@pytest.mark.parametrize("frames", [1, 11])
+@pytest.mark.parametrize(
+    ("codec", "suffix", "options"),
+    [
+        ("h264", ".mp4", {}),
+        ("h264", ".mkv", {"tune": "zerolatency"}),
+        ("hevc", ".mkv", {}),
+        ("vp9", ".webm", {}),
+        ("vp9", ".mp4", {}),
+        ("av1", ".webm", {}),
+        ("ffv1", ".mkv", {}),
+        ("prores", ".mov", {}),
+    ],
+)
+def test_the_last_frame_is_shown_as_long_as_it_was(
+    tmp_path: Path, codec: str, suffix: str, options: dict[str, str], frames: int
+) -> None:
+    """A recording of a screen where nothing moves any more."""
+    source = clips.clip(
+        tmp_path / "in.mp4", frames=frames, time_base=Fraction(1, 12800), last=5, audio=("libopus",)
+    )
+    seconds = 5 + (frames - 1) / 25
+    info = videos.probe(source)
+    plan = videos.plan_encoding(
+        info, container=suffix, codec=codec, preset=FAST.get(codec), options=options
+    )
+    whole, joined = tmp_path / f"whole{suffix}", tmp_path / f"joined{suffix}"
+    _, writer = through(source, whole, plan=plan)
+    assert writer.duration == pytest.approx(seconds)
+    parts, cut = [], frames // 2
+    with videos.VideoReader(source, info=info) as reader:
+        shots = list(reader)
+    for some in filter(None, (shots[:cut], shots[cut:])):
+        parts.append(tmp_path / f"part{len(parts)}")
+        with videos.VideoWriter(parts[-1], info, plan=plan, part=True, threads=1) as writer:
+            for frame in some:
+                writer.write(frame.image, frame.pts, frame.duration)
+        if codec != "ffv1":  # NUT has no place for it
+            videos.verify(parts[-1], len(some), writer.duration)
+    videos.join(joined, parts, info, plan, span=(0, round(seconds * 12800)))
+    for target in (whole, joined):
+        videos.verify(target, frames, seconds)
+        with av.open(str(target)) as container:
+            assert container.duration == pytest.approx(seconds * 1e6, abs=2000)
+
+
+def test_a_joined_matroska_tells_its_rate(tmp_path: Path) -> None:
+    """H.264 whose times may be uneven told the time base in its place: 12,800 frames a second."""
+    source = clips.clip(tmp_path / "in.mp4", frames=4, time_base=Fraction(1, 12800))
+    info = videos.probe(source)
+    plan = videos.plan_encoding(info, container="mkv", codec="h264", preset="ultrafast")
+    through(source, tmp_path / "part.mp4", plan=plan, part=True)
+    videos.join(tmp_path / "out.mkv", [tmp_path / "part.mp4"], info, plan)
+    data = (tmp_path / "out.mkv").read_bytes()
+    at = data.index(b"\x23\xe3\x83") + 3  # DefaultDuration, in nanoseconds
+    assert int.from_bytes(data[at + 1 : at + 1 + (data[at] & 0x7F)], "big") == 40_000_000
+
+
 def test_nothing_is_printed_by_the_libraries(rich: Path, capfd: pytest.CaptureFixture[str]) -> None:
     broken = damaged(rich, 10, "lost")
     for codec in ("h264", "hevc", "av1", "vp9", "ffv1", "prores"):

@@ -222,6 +222,11 @@ class Output:
             self._tags["encoding_tool"] = self._tags.pop("software")
             odd = []
         self._chapters = 0
+        self._held: Any = None  # the last packet of the video stream
+        # MP4 adds up the times between packets in coding order, and where frames are reordered the
+        # last packet is not the last frame: by its own duration the track would be short.
+        self._counted = _due if muxer in ("mp4", "mov") else _shown
+        self._began: Fraction | None = None  # seconds
         self._stack = ExitStack()
         self._copier: _Copier | None = None
         options = {}
@@ -270,16 +275,30 @@ class Output:
         self._copier = copier
 
     def mux(self, packets: Iterable[Any]) -> None:
-        """Write packets of the video stream, and before each what else is due by then."""
+        """Write packets of the video stream, and before each what else is due by then. The last
+        one is held back: how long it lasts is known when the video ends."""
         for packet in packets:
-            if self._copier is not None:
-                due = packet.dts if packet.dts is not None else packet.pts
-                self._copier.until(due * packet.time_base)
-            self.file.mux(packet)
+            self._write_held()
+            if self._began is None:
+                self._began = self._counted(packet)
+            self._held = packet
 
-    def finish(self) -> None:
-        """Copy the rest, close the file, and look at what is in it."""
+    def _write_held(self) -> None:
+        packet, self._held = self._held, None
+        if packet is None:
+            return
+        if self._copier is not None:
+            self._copier.until(_due(packet))
+        self.file.mux(packet)
+
+    def finish(self, lasts: Fraction | None = None) -> None:
+        """Copy the rest, close the file, and look at what is in it. ``lasts``: seconds from the
+        beginning of the first to the end of the last frame; None: as the packets say."""
         with self._stack:
+            if self._held is not None and self._began is not None and lasts is not None:
+                rest = lasts - (self._counted(self._held) - self._began)
+                self._held.duration = max(1, round(rest / self._held.time_base))
+            self._write_held()
             if self._copier is not None:
                 self._copier.until(None)
                 self.dropped += self._copier.dropped
@@ -307,6 +326,17 @@ class Output:
                 self.dropped.append(f"{gone} of {expected} streams had nothing in them")
             if len(written.chapters()) < self._chapters:
                 self.dropped.append(f"{self.muxer} does not hold all of the chapters")
+
+
+def _due(packet: Any) -> Fraction:
+    """Seconds when a packet is to be decoded."""
+    due = packet.dts if packet.dts is not None else packet.pts
+    return Fraction(due * packet.time_base)
+
+
+def _shown(packet: Any) -> Fraction:
+    """Seconds when the frame of a packet is shown."""
+    return Fraction(packet.pts * packet.time_base)
 
 
 def _fine(rate: int) -> int:
