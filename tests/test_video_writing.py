@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -719,6 +720,85 @@ def test_a_cut_keeps_sound_and_chapters_in_step(tmp_path: Path, suffix: str) -> 
         ]
     assert [c[2]["title"] for c in chapters] == ["one", "two"]
     assert [c[0] for c in chapters] == pytest.approx([0, 0.2], abs=0.001)
+
+
+def late(path: Path, start: float) -> Path:
+    """A clip of two seconds with sound whose clock begins at ``start``."""
+    times = [round((start + index / 25) * 90_000) for index in range(50)]
+    base = Fraction(1, 90_000)
+    return clips.clip(path, times=times, time_base=base, audio=("aac",), audio_start=start)
+
+
+def earlier(source: Path, target: Path) -> float:
+    """How much earlier than in the source the sound comes, by most of its packets."""
+    header = 7 if source.suffix == ".ts" else 0  # AAC has one there
+    heard = {data[header:]: at for at, _, data in clips.packets(source, "audio")}
+    found = clips.packets(target, "audio")
+    return float(np.median([heard[data] - at for at, _, data in found]))
+
+
+@pytest.mark.parametrize("kind", [".ts", ".mkv", ".mp4"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_cut_keeps_sound_in_step_whenever_the_source_began(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
+    """The sound alone was shifted by the source's beginning too."""
+    source, target = late(tmp_path / f"in{kind}", 1.4), tmp_path / f"out{suffix}"
+    through(source, target, cut=(1.0, None), preset="ultrafast")
+    pictures = clips.decoded(target)[0]
+    assert len(pictures) == 25
+    assert pictures[0] == pytest.approx(0 if kind == ".ts" else 1.4, abs=0.03)
+    shift = clips.decoded(source)[0][25] - pictures[0]
+    assert earlier(source, target) == pytest.approx(shift, abs=0.002)
+    assert 45 <= len(clips.packets(target, "audio")) <= 49
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("kind", [".ts", ".mkv"])
+def test_a_clock_that_begins_at_ten_hours_begins_anew(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
+    source, target = late(tmp_path / f"in{kind}", 36_000), tmp_path / f"out{suffix}"
+    before = clips.decoded(source)[0][0]
+    assert before > 10_000
+    through(source, target, preset="ultrafast")
+    after = clips.decoded(target)[0]
+    assert after[0] == pytest.approx(0, abs=0.06)
+    assert earlier(source, target) == pytest.approx(before - after[0], abs=0.002)
+    with av.open(str(target)) as container:
+        assert container.duration == pytest.approx(2.0e6, abs=0.1e6)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_the_streams_of_a_cut_lie_beside_each_other(tmp_path: Path, suffix: str) -> None:
+    """Else a player would have to fetch twenty seconds of pictures before the first sound."""
+    source = clips.clip(tmp_path / "in.mp4", frames=900, size=(64, 48), audio=("aac",))
+    target = tmp_path / f"out{suffix}"
+    through(source, target, cut=(18.0, None), preset="ultrafast")
+    with av.open(str(target)) as container:
+        packets = [(packet.pos, packet.stream.type) for packet in container.demux() if packet.size]
+    if suffix == ".mp4":  # its demuxer gives packets by time
+        packets.sort()
+    runs = [len(list(group)) for _, group in groupby(kind for _, kind in packets)]
+    assert max(runs) <= 4
+
+
+def test_a_subtitle_on_screen_at_the_cut_stays_on_screen(tmp_path: Path) -> None:
+    source = clips.clip(
+        tmp_path / "in.mkv",
+        frames=50,
+        subtitles=[(0.1, 0.4, "gone"), (0.5, 1.5, "hello"), (1.6, 1.8, "later")],
+    )
+    target = tmp_path / "out.mkv"
+    _, writer = through(source, target, cut=(1.0, None), preset="ultrafast")
+    assert writer.dropped == []
+    with av.open(str(target)) as container:
+        words = [
+            (float(p.pts * p.time_base), float(p.duration * p.time_base), bytes(p))
+            for p in container.demux(container.streams.subtitles[0])
+            if p.size
+        ]
+    assert words == [(0.0, 0.5, b"hello"), (pytest.approx(0.6), pytest.approx(0.2), b"later")]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ def _is_metadata(stream: Any) -> bool:
     return stream.type == "data" or bool(stream.disposition & Disposition.attached_pic)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What of a source is kept, in seconds of its own clock, and what is taken off each time."""
+
+    begin: Fraction = Fraction(0)
+    end: Fraction | None = None
+    shift: Fraction = Fraction(0)
+    whole: bool = True  # whether its beginning is kept
+
+
 class _Copier:
     """Copies every stream but the pictures from a source into an output, packet by packet."""
 
@@ -61,12 +72,12 @@ class _Copier:
         source: VideoInfo,
         out: Any,
         muxer: str,
-        cut: tuple[Fraction, Fraction | None],
+        cut: Cut,
         strip: bool,
         stack: ExitStack,
     ) -> None:
         self._out = out
-        self._start, self._end = cut
+        self._cut = cut
         self._hides = muxer in ("mp4", "mov")
         self._early: set[int] = set()  # streams that may begin before 0
         file = stack.enter_context(open_file(source.path))
@@ -101,7 +112,7 @@ class _Copier:
             if stream.type != "attachment":
                 self._pairs[info.index] = copy
                 # Matroska has a field for how much of these to leave out at the beginning.
-                if not self._start and (info.codec == "opus" or "matroska" in source.container):
+                if cut.whole and (info.codec == "opus" or "matroska" in source.container):
                     self._early.add(info.index)
         streams = [self.container.streams[index] for index in self._pairs]
         self._packets = self._demux(streams) if streams else iter(())
@@ -114,7 +125,7 @@ class _Copier:
             return next((bytes(packet) for packet in packets if packet.size), b"")
 
     def _demux(self, streams: list[Any]) -> Iterator[tuple[Any, Fraction]]:
-        """(packet, seconds when it is due), those inside the cut only."""
+        """(packet, seconds when it is due in the output), those inside the cut only."""
         packets = self.container.demux(streams)
         while True:
             try:
@@ -133,15 +144,22 @@ class _Copier:
             stamp = packet.dts if packet.dts is not None else packet.pts
             shown = packet.pts if packet.pts is not None else packet.dts
             base = packet.time_base
-            begin = shown * base
+            cut, begin = self._cut, shown * base
             finish = begin + (packet.duration or 0) * base
-            if self._start and finish <= self._start and packet.stream.type != "video":
+            if packet.stream.type == "subtitle" and begin < cut.begin < finish:
+                begin = cut.begin  # it is on screen when the cut begins, and stays there
+                packet.pts = packet.dts = stamp = round(begin / base)
+                packet.duration = round((finish - begin) / base)
+            if not cut.whole and finish <= cut.begin and packet.stream.type != "video":
                 continue
-            if self._end is not None and begin >= self._end:
+            if cut.end is not None and begin >= cut.end:
                 continue
-            if begin < self._start and not self._hides and packet.stream.index not in self._early:
+            if begin < cut.begin and not self._hides and packet.stream.index not in self._early:
                 continue  # only MP4's edit lists hold and hide it; others would move all streams
-            yield packet, stamp * base
+            shift = round(cut.shift / base)
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
+            yield packet, stamp * base - cut.shift
 
     def until(self, seconds: Fraction | None) -> None:
         """Copy what is due before a time; everything with None."""
@@ -155,10 +173,6 @@ class _Copier:
                 return
             self._held = None
             stream = self._pairs[packet.stream.index]
-            if self._start:
-                shift = round(self._start / packet.time_base)
-                packet.pts = None if packet.pts is None else packet.pts - shift
-                packet.dts = None if packet.dts is None else packet.dts - shift
             # A damaged or joined recording can step back in time, which muxers refuse.
             last = self._last.get(stream.index)
             if packet.dts is not None and last is not None and packet.dts <= last:
@@ -208,7 +222,7 @@ class Output:
         muxer: str,
         *,
         tags: Mapping[str, str],
-        cut: tuple[Fraction, Fraction | None],
+        cut: Cut,
         streams: bool,
         strip: bool,
         add_video: Callable[[Any], Any],
@@ -261,7 +275,7 @@ class Output:
             self.abandon()
             raise
 
-    def _copy_from(self, cut: tuple[Fraction, Fraction | None]) -> None:
+    def _copy_from(self, cut: Cut) -> None:
         copier = _Copier(self.source, self.file, self.muxer, cut, self._strip, self._stack)
         self.dropped += copier.dropped
         copier.dropped.clear()
@@ -346,14 +360,14 @@ def _fine(rate: int) -> int:
     return rate
 
 
-def _cut_chapters(chapters: list[Any], cut: tuple[Fraction, Fraction | None]) -> list[Any]:
-    """The chapters, or what is left of them between two times, counted from the first of these."""
+def _cut_chapters(chapters: list[Any], cut: Cut) -> list[Any]:
+    """The chapters, or what is left of them inside a cut, at their times in the output."""
     kept = []
     for chapter in chapters:
         base = chapter["time_base"]
-        begin = max(chapter["start"] * base, cut[0]) - cut[0]
+        begin = max(chapter["start"] * base, cut.begin) - cut.shift
         end = chapter["end"] * base
-        end = (end if cut[1] is None else min(end, cut[1])) - cut[0]
+        end = (end if cut.end is None else min(end, cut.end)) - cut.shift
         if begin < end:
             kept.append({**chapter, "start": round(begin / base), "end": round(end / base)})
     return kept

@@ -9,7 +9,6 @@ the source's, so what the network left alone comes out as it went in.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from .info import UNSPECIFIED, Image, VideoInfo, as_fraction
 from .opening import reason
 from .plan import Encoding, colours, configure, plan_encoding
 from .scope import Scope
-from .streams import Output
+from .streams import Cut, Output
 
 _CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
@@ -239,12 +238,15 @@ class _FieldMark:
         return self._out.pull()
 
 
-def cut_times(
-    source: VideoInfo, cut: tuple[float, float | None]
-) -> tuple[int, tuple[Fraction, Fraction | None]]:
-    """What is taken off every pts, and the time in seconds from and to which streams are kept."""
-    base = source.time_base
-    first, (start, end) = source.start * base, cut
-    shift = round(as_fraction(start) / base)
-    begin = first + shift * base if shift else Fraction(0)
-    return shift, (begin, None if end is None else first + as_fraction(end))
+def cut_times(source: VideoInfo, cut: tuple[float, float | None]) -> tuple[int, Cut]:
+    """What is taken off every pts, and what is kept of the other streams."""
+    base, (start, end) = source.time_base, cut
+    first = source.start * base
+    cut_off = round(as_fraction(start) / base)
+    shift = cut_off + round(source.origin / base)
+    return shift, Cut(
+        begin=first + cut_off * base if cut_off else source.origin,
+        end=None if end is None else first + as_fraction(end),
+        shift=shift * base,
+        whole=not cut_off,
+    )
