@@ -6,7 +6,7 @@ import struct
 import subprocess
 import sys
 from fractions import Fraction
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -767,6 +767,52 @@ def test_a_clock_that_begins_at_ten_hours_begins_anew(
     assert earlier(source, target) == pytest.approx(before - after[0], abs=0.002)
     with av.open(str(target)) as container:
         assert container.duration == pytest.approx(2.0e6, abs=0.1e6)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_sound_that_steps_back_is_still_written(tmp_path: Path, suffix: str) -> None:
+    """By one unit of MPEG's clock: that is no time at all in a track of 48,000 units a second."""
+    first, source = late(tmp_path / "first.ts", 1.4), tmp_path / "in.ts"
+    with av.open(str(first)) as one, av.open(str(source), "w") as two:
+        copies = {s.index: two.add_stream_from_template(s, opaque=True) for s in one.streams}
+        stamp = None
+        for packet in one.demux():
+            if not packet.size:
+                continue
+            if packet.stream.type == "audio" and 1.9 < packet.pts * packet.time_base < 2.2:
+                stamp = packet.pts if stamp is None else stamp + 1
+                packet.pts = packet.dts = stamp  # a dozen packets almost at once
+            packet.stream = copies[packet.stream.index]
+            two.mux(packet)
+    stamps = [at for at, _, _ in clips.packets(source, "audio")]
+    assert min(b - a for a, b in pairwise(stamps)) < 1 / 48_000
+    target = tmp_path / f"out{suffix}"
+    through(source, target, preset="ultrafast")
+    heard = clips.packets(target, "audio")
+    assert len(heard) == len(stamps)
+    assert heard[-1][0] - heard[0][0] == pytest.approx(stamps[-1] - stamps[0], abs=0.002)
+
+
+def test_short_packets_of_sound_do_not_drift(tmp_path: Path) -> None:
+    """Matroska counts milliseconds, in which two packets of 0.8 ms can have one time."""
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    with av.open(str(clips.clip(tmp_path / "first.mkv"))) as one, av.open(str(source), "w") as two:
+        copy = two.add_stream_from_template(one.streams.video[0], opaque=True)
+        track = two.add_stream("pcm_s16le", rate=48000)
+        track.codec_context.layout = "mono"
+        for packet in one.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                two.mux(packet)
+        for number in range(960):
+            packet = av.Packet(bytes(80))
+            packet.stream, packet.time_base = track, Fraction(1, 48000)
+            packet.pts = packet.dts = 40 * number
+            two.mux(packet)
+    before = [at for at, _, _ in clips.packets(source, "audio")]
+    assert len(before) == 960
+    through(source, target, preset="ultrafast")
+    assert [at for at, _, _ in clips.packets(target, "audio")] == before
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ _MP4_TAGS = frozenset((
     "episode_id", "network", "keywords", "creation_time", "location", "location-eng", "media_type",
     "hd_video", "compilation", "sort_name", "timecode",
 ))  # fmt: skip
-
+_EQUAL_TIMES = av.format.Flags.ts_nonstrict  # such muxers take two packets of one time
 
 # What a player needs of the tags, to choose a track by itself and to find a font.
 _PLAYING = {"language", "filename", "mimetype"}
@@ -84,7 +85,9 @@ class _Copier:
         self.container = stack.enter_context(open_input(file))
         self.dropped: list[str] = []
         self._pairs: dict[int, Any] = {}
-        self._last: dict[int, int | None] = {}  # dts of each stream's last packet, in source units
+        self._last: dict[int, int] = {}  # dts of each stream's last packet, in the output's units
+        strict = _EQUAL_TIMES not in av.format.Flags(av.ContainerFormat(muxer, "w").flags)
+        self._apart = int(strict)  # units that must lie between two packets
         chapters = self.container.chapters()
         for info in source.streams:
             stream = self.container.streams[info.index]
@@ -173,14 +176,27 @@ class _Copier:
                 return
             self._held = None
             stream = self._pairs[packet.stream.index]
-            # A damaged or joined recording can step back in time, which muxers refuse.
-            last = self._last.get(stream.index)
-            if packet.dts is not None and last is not None and packet.dts <= last:
-                packet.dts = last + 1
-                packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
-            self._last[stream.index] = packet.dts if packet.dts is not None else last
+            self._keep_order(packet, stream)
             packet.stream = stream
             self._out.mux(packet)
+
+    def _keep_order(self, packet: Any, stream: Any) -> None:
+        """A damaged or joined recording can step back in time, which muxers refuse. They count in
+        units of their own, where two times may be one that differed in the source's."""
+        if packet.dts is None:
+            return
+        base, last = stream.time_base, self._last.get(stream.index)
+
+        def units(ticks: int) -> int:
+            return floor(ticks * packet.time_base / base + Fraction(1, 2))  # as FFmpeg rounds
+
+        due = units(packet.dts)
+        if last is not None and due < last + self._apart:
+            due = last + self._apart
+            shown = due if packet.pts is None else max(due, units(packet.pts))
+            packet.dts, packet.pts, packet.duration = due, shown, units(packet.duration or 0)
+            packet.time_base = base
+        self._last[stream.index] = due
 
 
 def _add(out: Any, stream: Any, strip: bool = False) -> Any:
