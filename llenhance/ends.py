@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -113,25 +114,35 @@ def open_source(path: Path | None, choice: Choice, *, exact: bool = True) -> Sou
     if is_numbered(path):
         rate = frame_rate(choice.frame_rate or _RATE)
         info = videos.SequenceReader(path, rate, max_pixels=choice.max_pixels).info
-        stats = [file.stat() for _, file in find(path)]
-        state = [
-            len(stats),
-            sum(stat.st_size for stat in stats),
-            max(stat.st_mtime_ns for stat in stats),
-        ]
         return Source(
-            info, lambda start: videos.SequenceReader(path, rate, start=start, **choices), state
+            info,
+            lambda start: videos.SequenceReader(path, rate, start=start, **choices),
+            _state([file for _, file in find(path)]),
         )
     info = videos.probe(path, choice.max_pixels)
-    stat = path.stat()
+    state = _state([path])
     return Source(
         info,
         lambda start: videos.VideoReader(
             path, info=info, start=start, exact=exact, threads=available_threads(), **choices
         ),
-        [stat.st_size, stat.st_mtime_ns],
+        state[1:],
         path=path,
     )
+
+
+def _state(paths: list[Path]) -> list[int]:
+    """How many files there are, their bytes and the latest time of change; one that has gone, or is
+    a link that leads nowhere, counts as nothing: reading will tell."""
+    stats = []
+    for path in paths:
+        with suppress(OSError):
+            stats.append(path.stat())
+    return [
+        len(stats),
+        sum(stat.st_size for stat in stats),
+        max((stat.st_mtime_ns for stat in stats), default=0),
+    ]
 
 
 def is_camera(source: Path | None) -> bool:
