@@ -447,6 +447,21 @@ def test_16_bit_apng():
     assert all(np.array_equal(a, b) for a, b in zip(read.frames, frames, strict=True))
 
 
+@pytest.mark.parametrize("name", ["gif", "webp", "png", "avif"])
+def test_a_gif_whose_frames_outgrow_it_is_written_as_what_can_be_read(name):
+    """A second frame beyond the screen made a WebP and an APNG that nothing could open."""
+    sizes = ((20, 30), (35, 45))
+    small, large = (
+        images.encode(Picture([np.full((*size, 3), 90, np.uint8)], "gif"), "gif") for size in sizes
+    )
+    data = small[:-1] + large[large.index(b"\x21\xf9") :]
+    given_ = images.read(data)
+    assert [frame.shape for frame in given_.frames] == [(20, 30, 3)] * 2
+    assert any("beyond" in note for note in given_.notes)
+    again = images.read(images.encode(given_, name))
+    assert [frame.shape for frame in again.frames] == [(20, 30, 3)] * 2
+
+
 def test_gif_of_few_colours_is_exact():
     frame = np.asarray(Image.fromarray(SCENE).quantize(64).convert("RGB"))
     read = images.read(images.encode(Picture([frame], "gif"), "gif"))

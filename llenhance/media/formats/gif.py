@@ -112,13 +112,22 @@ def read(data: bytes, limits: Limits) -> Picture:
     frames = [pillow_array(opener, limits, picture, frame=number) for number in range(count)]
     if any(frame.ndim == 3 and frame.shape[2] == 4 for frame in frames):
         frames = [_rgba(frame) for frame in frames]
-    picture.frames = [_rgb(frame) for frame in frames]
+    picture.frames = _of_one_size([_rgb(frame) for frame in frames], picture)
     if count > 1:
         picture.durations = [Fraction(delay, 100) for delay in found.delays]
         # A GIF's number counts repetitions, and without one it plays once.
         picture.loops = 1 if found.loops is None else found.loops + 1 if found.loops else 0
     picture.carried = [(b"comment", comment) for comment in found.comments]
     return picture
+
+
+def _of_one_size(frames: list[Array], picture: Picture) -> list[Array]:
+    """The frames as large as the first: Pillow lets later ones grow, where players cut them off."""
+    height, width = frames[0].shape[:2]
+    if all(frame.shape[:2] == (height, width) for frame in frames):
+        return frames
+    picture.notes.append("frames reach beyond the first one's size: that is left out, as it shows")
+    return [np.ascontiguousarray(frame[:height, :width]) for frame in frames]
 
 
 def _rgb(frame: Array) -> Array:
