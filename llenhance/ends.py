@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -143,6 +143,26 @@ def _state(paths: list[Path]) -> list[int]:
         sum(stat.st_size for stat in stats),
         max((stat.st_mtime_ns for stat in stats), default=0),
     ]
+
+
+def foreseen(source: Path | None, choice: Choice) -> tuple[videos.VideoInfo, bool]:
+    """What frames from standard input or a camera will be like, before one was read; whether that
+    is certain enough for an encoder: Y4M may bring frames of any kind."""
+    raw = choice.raw_format if source is None else None
+    if raw is None:
+        size, rate, kind = (1280, 720), Fraction(25), "rgb24"
+    else:
+        size, rate, kind = (raw.width, raw.height), raw.rate, raw.pix_fmt
+    info = videos.plain_info(
+        Path("-") if source is None else source,
+        "camera" if is_camera(source) else "rawvideo",
+        size,
+        rate,
+        time_base=1 / rate,
+        frames=1,
+        depth=16 if kind.endswith("le") else 8,  # of those that --raw takes
+    )
+    return replace(info, pixel_format=kind), raw is not None or is_camera(source)
 
 
 def is_camera(source: Path | None) -> bool:

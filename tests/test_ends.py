@@ -347,6 +347,15 @@ def test_y4m_through_the_command(tmp_path: Path) -> None:
     assert positions(tmp_path / "o.mkv") == list(range(6))
 
 
+def test_what_a_pipe_cannot_take_is_refused_before_a_network_is_loaded(tmp_path: Path) -> None:
+    source = clips.clip(tmp_path / "in.mp4", frames=2)
+    _, err = command(source, "-o", "-", "--pix-fmt", "rgb24", *MODEL, status=2)
+    assert "using" not in err
+    words = ("-", "--raw", "rgb24:160x96@25", "-o", tmp_path / "x.mp4", "--codec", "nonsense")
+    _, err = command(*words, *MODEL, status=2, data=b"")
+    assert "using" not in err
+
+
 def test_a_frame_that_is_too_large_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:
     source, pattern = clips.clip(tmp_path / "in.mp4", frames=3), sequence(tmp_path / "in", 2)
     y4m, _ = command(source, "-o", "-", *MODEL)
