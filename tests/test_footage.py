@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -588,6 +589,19 @@ def test_a_preview_is_a_strip_of_five_frames_and_no_video(tmp_path: Path, suffix
     assert after > before
     _, err = command(source, "-o", tmp_path / "out.mp4", *MODEL, "--preview", status=2)
     assert "exists" in err
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_a_preview_of_a_video_whose_last_frame_is_shown_for_long(
+    tmp_path: Path, frames: int
+) -> None:
+    """A recording of a screen: no frame begins after any of the five places."""
+    source = clips.clip(tmp_path / "in.mp4", frames=frames, time_base=Fraction(1, 12800), last=20.0)
+    job, report = Job(source, tmp_path / "out.mp4", "video", "lightweight"), Report(-1)
+    choice = footage.Choice(preview=True)
+    footage.enhance(job, lambda image: image, 1, choice, report, recipe="", overwrite=False)
+    assert report.failures == []
+    assert (tmp_path / "out.preview.png").exists()
 
 
 def test_preview_shows_the_frames_of_the_range(tmp_path: Path) -> None:
