@@ -28,7 +28,7 @@ from .media.video.places import find, folder_of, is_numbered, numbered
 from .pixels import Array
 
 FRAMES = 250  # in a piece: no more than encoders put between two key frames anyhow
-_FORM = 1  # of the state file
+_FORM = 2  # of the state file, and of the times in the pieces
 
 
 @dataclass(frozen=True)
