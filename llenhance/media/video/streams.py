@@ -366,7 +366,8 @@ def _due(packet: Any) -> Fraction:
 
 def _shown(packet: Any) -> Fraction:
     """Seconds when the frame of a packet is shown."""
-    return Fraction(packet.pts * packet.time_base)
+    shown = packet.pts if packet.pts is not None else packet.dts
+    return Fraction(shown * packet.time_base)
 
 
 def _fine(rate: int) -> int:
