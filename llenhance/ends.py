@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -113,25 +114,55 @@ def open_source(path: Path | None, choice: Choice, *, exact: bool = True) -> Sou
     if is_numbered(path):
         rate = frame_rate(choice.frame_rate or _RATE)
         info = videos.SequenceReader(path, rate, max_pixels=choice.max_pixels).info
-        stats = [file.stat() for _, file in find(path)]
-        state = [
-            len(stats),
-            sum(stat.st_size for stat in stats),
-            max(stat.st_mtime_ns for stat in stats),
-        ]
         return Source(
-            info, lambda start: videos.SequenceReader(path, rate, start=start, **choices), state
+            info,
+            lambda start: videos.SequenceReader(path, rate, start=start, **choices),
+            _state([file for _, file in find(path)]),
         )
     info = videos.probe(path, choice.max_pixels)
-    stat = path.stat()
+    state = _state([path])
     return Source(
         info,
         lambda start: videos.VideoReader(
             path, info=info, start=start, exact=exact, threads=available_threads(), **choices
         ),
-        [stat.st_size, stat.st_mtime_ns],
+        state[1:],
         path=path,
     )
+
+
+def _state(paths: list[Path]) -> list[int]:
+    """How many files there are, their bytes and the latest time of change; one that has gone, or is
+    a link that leads nowhere, counts as nothing: reading will tell."""
+    stats = []
+    for path in paths:
+        with suppress(OSError):
+            stats.append(path.stat())
+    return [
+        len(stats),
+        sum(stat.st_size for stat in stats),
+        max((stat.st_mtime_ns for stat in stats), default=0),
+    ]
+
+
+def foreseen(source: Path | None, choice: Choice) -> tuple[videos.VideoInfo, bool]:
+    """What frames from standard input or a camera will be like, before one was read; whether that
+    is certain enough for an encoder: Y4M may bring frames of any kind."""
+    raw = choice.raw_format if source is None else None
+    if raw is None:
+        size, rate, kind = (1280, 720), Fraction(25), "rgb24"
+    else:
+        size, rate, kind = (raw.width, raw.height), raw.rate, raw.pix_fmt
+    info = videos.plain_info(
+        Path("-") if source is None else source,
+        "camera" if is_camera(source) else "rawvideo",
+        size,
+        rate,
+        time_base=1 / rate,
+        frames=1,
+        depth=16 if kind.endswith("le") else 8,  # of those that --raw takes
+    )
+    return replace(info, pixel_format=kind), raw is not None or is_camera(source)
 
 
 def is_camera(source: Path | None) -> bool:

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,13 +74,16 @@ def check(
             if os.path.lexists(sheet) and not overwrite:
                 raise Refusal(f"{sheet} exists (--on-exists overwrite)")
             continue
-        if job.source is None or job.target is None or ends.is_camera(job.source):
+        if job.source is None or ends.is_camera(job.source):
+            _check_unopened(job, scales[job.model], choice)
             continue
         try:
             source = ends.open_source(job.source, choice)
         except MediaError:
             continue
         encoding = _encoding(job, source.info, scales[job.model], choice)
+        if job.target is None:
+            continue
         folder = next(p for p in job.target.absolute().parents if p.is_dir())
         disk = os.stat(folder).st_dev
         least = _least(source, encoding, scales[job.model], choice) - segments.size_of(job.target)
@@ -91,6 +94,16 @@ def check(
                 f"no room for {job.target}: at least {megabytes(needed[disk])} are needed,"
                 f" {megabytes(free)} are free"
             )
+
+
+def _check_unopened(job: Job, scale: int, choice: Choice) -> None:
+    """Try the encoder for a source that can be opened once only, when its turn comes."""
+    info, certain = ends.foreseen(job.source, choice)
+    if not certain and ends.place(job.source, job.target) == "file":
+        if choice.codec is None:  # it depends on the frames
+            return
+        choice = replace(choice, options={})  # some are for frames of a certain kind
+    _encoding(job, info, scale, choice)
 
 
 def enhance(
@@ -402,6 +415,7 @@ class _Work:
                 cut=self._cut,
                 tags=self._tags,
                 strip=self._choice.strip,
+                span=pieces.span,
             )
             if self._choice.verify:
                 try:

@@ -12,7 +12,7 @@ from . import journal
 from .errors import Refusal
 from .inputs import STREAM, Found, Input, Source, collect, expand, is_sequence, is_special
 from .media import files, images
-from .media.video.places import camera_number, folder_of, is_numbered
+from .media.video.places import camera_number, find, folder_of, is_numbered, numbered
 
 
 @dataclass(frozen=True)
@@ -249,19 +249,67 @@ def _refuse_clashes(jobs: list[Job]) -> None:
             continue
         if job.source is not None and files.same(job.source, job.target):
             raise Refusal(f"{job.name}: input and output are the same file")
-        key = _place(job.target)
-        other = owners.setdefault(key, job)
-        if other is not job:
+        _refuse_own_pictures(job)
+        for path in _written(job):
+            other = owners.setdefault(_place(path), job)
+            if other is job:
+                continue
             if other.source is not None and other.source == job.source:
                 if other.model == job.model:
                     raise Refusal(f"{job.name} is named twice")
                 why = f"{other.model} and {job.model} (the template needs {{model}})"
-                raise Refusal(f"{job.name}: {why} would both write {job.target}")
-            raise Refusal(f"{other.name} and {job.name} would both write {job.target}")
-    inputs = {_place(job.source) for job in jobs if job.source is not None}
+                raise Refusal(f"{job.name}: {why} would both write {path}")
+            raise Refusal(f"{other.name} and {job.name} would both write {path}")
+    inputs = {_place(path) for job in jobs for path in _read(job)}
     for key, job in owners.items():
         if key in inputs:
             raise Refusal(f"{job.name}: its output {job.target} is another input")
+
+
+def _refuse_own_pictures(job: Job) -> None:
+    """Two patterns can name the same files: f_%d.png and f_%04d.png both name f_1000.png."""
+    if not _numbers(job):
+        return
+    own = {_identity(path): path for path in _read(job)}
+    own.pop(None, None)
+    for path in _written(job):
+        original = own.get(_identity(path))
+        if original is not None:
+            raise Refusal(f"{job.name}: its output {job.target} would replace its input {original}")
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What two names of one file have in common; None where there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _numbers(job: Job) -> list[int]:
+    """The numbers of the pictures that become as many pictures; none for any other job."""
+    if job.kind != "video" or job.source is None or job.target is None:
+        return []
+    pictures = is_sequence(job.source) and images.format_of_suffix(job.target.suffix) is not None
+    if not pictures or not is_numbered(job.target):
+        return []
+    return [number for number, _ in find(job.source)]
+
+
+def _read(job: Job) -> list[Path]:
+    """The files that a job reads."""
+    if job.source is None:
+        return []
+    if job.kind == "video" and is_sequence(job.source):
+        return [path for _, path in find(job.source)]
+    return [job.source]
+
+
+def _written(job: Job) -> list[Path]:
+    """The files that a job writes, and their pattern: how many they are is not always known."""
+    assert job.target is not None
+    return [job.target, *(numbered(job.target, number) for number in _numbers(job))]
 
 
 def _place(path: Path) -> str:
@@ -275,7 +323,7 @@ def _settled(
     journals: dict[Path, dict[str, journal.Entry]] = {}
     settled = []
     for job in jobs:
-        if job.target is None or not _is_taken(job):
+        if job.target is None or not _is_taken(job.kind, job.target):
             settled.append(job)
             continue
         try:
@@ -285,7 +333,7 @@ def _settled(
         if on_exists == "error":
             raise Refusal(f"{job.target} exists (--on-exists skip, overwrite or rename)")
         elif on_exists == "rename":
-            settled.append(replace(job, target=_free(job.target)))
+            settled.append(replace(job, target=_free(job.kind, job.target)))
         elif on_exists != "skip":
             settled.append(job)
         elif job.folder is None or recipe is None:
@@ -297,14 +345,13 @@ def _settled(
     return settled
 
 
-def _is_taken(job: Job) -> bool:
+def _is_taken(kind: str, target: Path) -> bool:
     """Whether something has the name of a target, or one of its numbered names."""
-    assert job.target is not None
-    if os.path.lexists(job.target):
+    if os.path.lexists(target):
         return True
-    if job.kind != "video" or not is_sequence(job.target):
+    if kind != "video" or not is_sequence(target):
         return False
-    return not folder_of(job.target).is_dir()  # else a run was cut off, and this one goes on
+    return not folder_of(target).is_dir()  # else a run was cut off, and this one goes on
 
 
 def _resumed(job: Job, entries: dict[str, journal.Entry], recipe: journal.Recipe) -> Job:
@@ -323,11 +370,11 @@ def _resumed(job: Job, entries: dict[str, journal.Entry], recipe: journal.Recipe
     return replace(job, skip=f"{job.target} exists and is not in the journal", foreign=True)
 
 
-def _free(target: Path) -> Path:
+def _free(kind: str, target: Path) -> Path:
     """The first of name-1, name-2, ... that no file has."""
     for number in itertools.count(1):
         free = target.with_stem(f"{target.stem}-{number}")
-        if not os.path.lexists(free):
+        if not _is_taken(kind, free):
             return free
     raise AssertionError("there is always a number more")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +39,7 @@ def preview(
     begin, seconds = choice.start or 0.0, info.duration * opened.share(choice)
     pairs = []
     places = [seconds * (number + 0.5) / FRAMES for number in range(FRAMES)]
-    for place in _ANYWHERE if opened.endless else places:
-        at = begin + place
-        with opened.reader(at) as reader:
-            try:
-                frame = next(iter(reader))
-            except MediaError:  # the estimate of the length was too long
-                continue
+    for frame in _frames(opened, begin, _ANYWHERE if opened.endless else places):
         image = frame.image if hdr is None else hdr.view(frame.image)
         seen = videos.clock(float((frame.pts - info.start) * info.time_base))
         pairs.append((seen, convert(image, _BYTE), convert(apply(image), _BYTE)))
@@ -54,3 +48,19 @@ def preview(
     sheet = Picture([sheets.strip(pairs)], "png")
     with files.publish(target, overwrite=overwrite) as temporary:
         temporary.write_bytes(images.encode(sheet, "png"))
+
+
+def _frames(opened: ends.Source, begin: float, places: Iterable[float]) -> Iterator[videos.Frame]:
+    """The first frame that begins at each of the places (seconds from ``begin``) or later, where
+    there is one; at least the first of all."""
+    found = False
+    for place in (*places, 0.0):
+        if found and place == 0.0:
+            return  # else the last frame begins before all places, and is shown for long
+        with opened.reader(begin + place) as reader:
+            try:
+                frame = next(iter(reader))
+            except MediaError:  # the estimate of the length was too long
+                continue
+        found = True
+        yield frame

@@ -28,7 +28,7 @@ from .media.video.places import find, folder_of, is_numbered, numbered
 from .pixels import Array
 
 FRAMES = 250  # in a piece: no more than encoders put between two key frames anyhow
-_FORM = 1  # of the state file
+_FORM = 2  # of the state file, and of the times in the pieces
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,15 @@ class Pieces(ABC):
         return sum(piece.frames for piece in self.pieces)
 
     @property
+    def span(self) -> tuple[int, int]:
+        """When the first piece begins and the last one ends, in units of the source's time base."""
+        return self.pieces[0].first, self.pieces[-1].end
+
+    @property
     def duration(self) -> float:
         """Seconds from the beginning of the first to the end of the last piece."""
-        return float((self.pieces[-1].end - self.pieces[0].first) * self._info.time_base)
+        first, end = self.span
+        return float((end - first) * self._info.time_base)
 
     @property
     def size(self) -> int:

@@ -64,10 +64,12 @@ def clip(
     languages: Sequence[str] = ("eng", "deu", "fra"),
     deep: bool = False,
     container_options: dict[str, str] | None = None,
+    last: float | None = None,
 ) -> Path:
     """Write a clip. ``times``: the pts of each frame in ``time_base``; ``colour``: primaries,
     transfer, matrix, range; ``audio``: the codec of each track (a sine of another pitch each);
-    ``deep``: frames from 16-bit pictures."""
+    ``deep``: frames from 16-bit pictures; ``last``: seconds that the last frame is shown, without
+    frames that are reordered."""
     width, height = size
     with av.open(str(path), "w", format=container, container_options=container_options) as out:
         stream = out.add_stream(codec, rate=RATE)
@@ -78,6 +80,8 @@ def clip(
         context.thread_count = 1
         if codec == "libx265":
             options = {"x265-params": "log-level=none", **(options or {})}
+        if last is not None:
+            options = {"bf": "0", **(options or {})}
         context.options = options or {}
         if aspect is not None:
             context.sample_aspect_ratio = aspect
@@ -133,6 +137,8 @@ def clip(
             frame.pts, frame.time_base, frame.duration = pts, time_base, step
             packets += stream.encode(frame)
         packets += stream.encode(None)
+        if last is not None:
+            packets[-1].duration = round(last / time_base)
         seconds = float((max(stamps, default=0) - min(stamps, default=0) + step) * time_base)
         for index, track in enumerate(tracks):
             packets += _tone(track, 300 * (index + 1), audio_seconds or seconds, audio_start)

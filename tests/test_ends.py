@@ -180,6 +180,32 @@ def test_a_range_a_gap_and_a_damaged_picture(tmp_path: Path) -> None:
         list(reader)
 
 
+def test_a_link_that_leads_nowhere_is_a_damaged_picture(tmp_path: Path) -> None:
+    pattern = sequence(tmp_path / "in", 4)
+    (tmp_path / "in" / "f_00003.png").unlink()
+    (tmp_path / "in" / "f_00003.png").symlink_to("elsewhere.png")
+    (tmp_path / "dark.png").write_bytes((tmp_path / "in" / "f_00001.png").read_bytes())
+    command(pattern, tmp_path / "dark.png", "-o", f"{tmp_path}/out/", *MODEL, *AS_IS)
+    made = sorted((tmp_path / "out").glob("f_*"))
+    assert [clips.position(np.array(Image.open(path))) for path in made] == [0, 1, 1, 3]
+    assert (tmp_path / "out" / "dark.png").exists()
+
+
+def test_a_video_that_goes_while_it_is_looked_at_fails_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, probe = clips.clip(tmp_path / "in.mp4", frames=2), videos.probe
+
+    def gone(path: Path, most: int) -> Any:
+        info = probe(path, most)
+        path.unlink()
+        return info
+
+    monkeypatch.setattr(videos, "probe", gone)
+    report = do(source, tmp_path / "out.mp4")
+    assert [failure for failure in report.failures if "no such file" in str(failure).lower()]
+
+
 def test_sequences_through_the_command(tmp_path: Path) -> None:
     pattern = sequence(tmp_path, 5)
     command(pattern.name, *MODEL, cwd=tmp_path)
@@ -319,6 +345,15 @@ def test_y4m_through_the_command(tmp_path: Path) -> None:
     assert len(again) == len(out)
     command("-", "-o", tmp_path / "o.mkv", *MODEL, *AS_IS, data=out)
     assert positions(tmp_path / "o.mkv") == list(range(6))
+
+
+def test_what_a_pipe_cannot_take_is_refused_before_a_network_is_loaded(tmp_path: Path) -> None:
+    source = clips.clip(tmp_path / "in.mp4", frames=2)
+    _, err = command(source, "-o", "-", "--pix-fmt", "rgb24", *MODEL, status=2)
+    assert "using" not in err
+    words = ("-", "--raw", "rgb24:160x96@25", "-o", tmp_path / "x.mp4", "--codec", "nonsense")
+    _, err = command(*words, *MODEL, status=2, data=b"")
+    assert "using" not in err
 
 
 def test_a_frame_that_is_too_large_is_refused_wherever_it_comes_from(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -536,6 +537,39 @@ def test_an_encoder_that_is_not_there_and_a_locked_place_start_nothing(tmp_path:
     assert names(tmp_path) == sorted(["in.mp4", *(["locked"] if os.geteuid() else [])])
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "choice", "message"),
+    [
+        ("in.mp4", None, {"pix_fmt": "rgb24"}, "Y4M has no pixel format 'rgb24'"),
+        (None, None, {"pix_fmt": "rgb24"}, "Y4M has no pixel format 'rgb24'"),
+        (None, "x.mp4", {"codec": "nonsense"}, "no encoder 'nonsense' here"),
+        (None, "x.webm", {"codec": "h264"}, "webm cannot hold h264"),
+        (None, "x.mp4", {"raw": "rgb24:8x8@25", "codec": "h265"}, "no encoder 'h265' here"),
+        (None, "x.mp4", {"raw": "rgb24:8x8@25", "preset": "quickest"}, "h264 does not take 8x8"),
+        ("camera:0", "x.mov", {"duration": 1, "codec": "ffv1"}, "mov cannot hold ffv1"),
+    ],
+)
+def test_what_a_pipe_or_camera_cannot_give_is_refused_before_its_turn(
+    tmp_path: Path, source: str | None, target: str | None, choice: Any, message: str
+) -> None:
+    given = Path(source) if source else None
+    if source == "in.mp4":
+        given = clips.clip(tmp_path / source, frames=2)
+    job = Job(given, tmp_path / target if target else None, "video", "lightweight")
+    with pytest.raises(Refusal, match=f"^{message}"):
+        footage.check([job], {"lightweight": 1}, footage.Choice(**choice))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".mkv"])
+@pytest.mark.parametrize("kind", ["rgb24", "yuv420p10le", "rgb48le", "gray"])
+def test_raw_frames_that_can_be_encoded_are_not_refused(
+    tmp_path: Path, suffix: str, kind: str
+) -> None:
+    job = Job(None, tmp_path / f"out{suffix}", "video", "lightweight")
+    footage.check([job], {"lightweight": 1}, footage.Choice(raw=f"{kind}:160x96@25"))
+    footage.check([job], {"lightweight": 1}, footage.Choice())
+
+
 # --- preview and events ---------------------------------------------------------------------------
 
 
@@ -555,6 +589,19 @@ def test_a_preview_is_a_strip_of_five_frames_and_no_video(tmp_path: Path, suffix
     assert after > before
     _, err = command(source, "-o", tmp_path / "out.mp4", *MODEL, "--preview", status=2)
     assert "exists" in err
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_a_preview_of_a_video_whose_last_frame_is_shown_for_long(
+    tmp_path: Path, frames: int
+) -> None:
+    """A recording of a screen: no frame begins after any of the five places."""
+    source = clips.clip(tmp_path / "in.mp4", frames=frames, time_base=Fraction(1, 12800), last=20.0)
+    job, report = Job(source, tmp_path / "out.mp4", "video", "lightweight"), Report(-1)
+    choice = footage.Choice(preview=True)
+    footage.enhance(job, lambda image: image, 1, choice, report, recipe="", overwrite=False)
+    assert report.failures == []
+    assert (tmp_path / "out.preview.png").exists()
 
 
 def test_preview_shows_the_frames_of_the_range(tmp_path: Path) -> None:

@@ -447,10 +447,59 @@ def test_16_bit_apng():
     assert all(np.array_equal(a, b) for a, b in zip(read.frames, frames, strict=True))
 
 
+@pytest.mark.parametrize("name", ["gif", "webp", "png", "avif"])
+def test_a_gif_whose_frames_outgrow_it_is_written_as_what_can_be_read(name):
+    """A second frame beyond the screen made a WebP and an APNG that nothing could open."""
+    sizes = ((20, 30), (35, 45))
+    small, large = (
+        images.encode(Picture([np.full((*size, 3), 90, np.uint8)], "gif"), "gif") for size in sizes
+    )
+    data = small[:-1] + large[large.index(b"\x21\xf9") :]
+    given_ = images.read(data)
+    assert [frame.shape for frame in given_.frames] == [(20, 30, 3)] * 2
+    assert any("beyond" in note for note in given_.notes)
+    again = images.read(images.encode(given_, name))
+    assert [frame.shape for frame in again.frames] == [(20, 30, 3)] * 2
+
+
 def test_gif_of_few_colours_is_exact():
     frame = np.asarray(Image.fromarray(SCENE).quantize(64).convert("RGB"))
     read = images.read(images.encode(Picture([frame], "gif"), "gif"))
     assert np.array_equal(read.frames[0], frame)
+
+
+def test_what_a_gif_cannot_hold_is_said():
+    few = np.asarray(Image.fromarray(SCENE).quantize(64).convert("RGB"))
+    assert images.losses(Picture([few], "png"), "gif") == []
+    assert images.losses(Picture([SCENE], "gif"), "gif") == []  # it never held more
+    assert images.losses(Picture([SCENE], "png"), "gif") == ["the colours become 255 a frame"]
+    deep = SCENE.astype(np.uint16) * 257
+    told = images.losses(Picture([deep], "png"), "gif")
+    assert told == ["16 bits become 8 bits", "the colours become 255 a frame"]
+    for alpha, lost in ((0, []), (128, ["half-clear pixels become clear or opaque"]), (255, [])):
+        clear = np.dstack((few, np.full(few.shape[:2], alpha, np.uint8)))
+        assert images.losses(Picture([clear], "png"), "gif") == lost
+    grey = np.zeros((4, 4), np.uint8)
+    for frame in (grey, grey[..., None], np.dstack((grey, grey))):
+        assert images.losses(Picture([frame], "png"), "gif") == []
+    for time, lost in ((Fraction(1, 30), ["times become hundredths of a second"]), (TIMES[0], [])):
+        assert images.losses(Picture([few, few], "png", durations=[time] * 2), "gif") == lost
+
+
+@pytest.mark.parametrize(
+    ("time", "delays"),
+    [
+        (Fraction(1, 30), [3, 4, 3, 3, 4, 3]),
+        (Fraction(16, 1000), [2, 2, 2, 2, 2, 2]),  # players take 1 for a tenth of a second
+        (Fraction(1, 100), [1, 1, 1, 1, 1, 1]),
+        (Fraction(0), [0, 0, 0, 0, 0, 0]),
+        (Fraction(1000), [65535, 65535, 65535, 65535, 65535, 65535]),
+    ],
+)
+def test_a_gif_lasts_as_long_as_its_frames_together(time, delays):
+    frames = [SCENE[:8, :8]] * 6
+    read = images.read(images.encode(Picture(frames, "webp", durations=[time] * 6), "gif"))
+    assert [round(100 * one) for one in read.durations] == delays
 
 
 def test_what_a_still_format_loses_of_an_animation():

@@ -318,3 +318,36 @@ def test_a_format_that_is_only_read_is_refused_as_output():
 def test_names_are_shown_in_one_line():
     assert shown("a b — é 日本 👩‍👧.jpg") == "a b — é 日本 👩‍👧.jpg"
     assert shown("a\nb\tc\x1b[31m\u202e\udcff\u2028") == "a\\nb\\tc\\x1b[31m\\u202e\\xff\\u2028"
+
+
+# --- numbered pictures ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on_exists", ["error", "skip", "overwrite", "rename"])
+@pytest.mark.parametrize("output", ["f_%04d.png", "./f_%04d.png", "linked/f_%04d.png"])
+def test_another_pattern_of_the_same_pictures_does_not_replace_them(output, on_exists):
+    make("f_999.png", "f_1000.png", "f_1001.png")
+    os.symlink(".", "linked")
+    with pytest.raises(Refusal, match=r"^f_%d.png: its output .* replace its input f_1000\.png$"):
+        plan("f_%d.png", output=output, on_exists=on_exists)
+
+
+def test_pictures_with_other_numbers_are_no_input():
+    make("f_1.png", "f_2.png")
+    assert targets("f_%d.png", output="f_%04d.png") == [("f_%d.png", "f_%04d.png")]
+
+
+def test_numbered_pictures_of_two_inputs_that_would_meet_are_refused():
+    make("a/f_1000.png", "a/f_1001.png", "f_1000.png", "f_1000x.png")
+    with pytest.raises(Refusal, match=r"would both write out/f_1000\.png"):
+        plan("a/f_%d.png", "f_%04d.png", output="out/")
+    with pytest.raises(Refusal, match="is another input"):
+        plan("f_%d.png", "f_1000x.png", output=None, template="{stem}x{ext}", on_exists="overwrite")
+
+
+def test_a_free_name_for_numbered_pictures_is_found_each_time():
+    make("f_1.png")
+    for number in ("", "-1", "-2", "-3"):
+        name = f"out/f_%d{number}.png"
+        assert targets("f_%d.png", on_exists="rename") == [("f_%d.png", name)]
+        make(name.replace("%d", "1"))

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 from fractions import Fraction
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -176,16 +177,16 @@ def test_variable_frame_times_are_kept_within_a_millisecond(tmp_path: Path, suff
 
 @pytest.mark.parametrize("target", [".mp4", ".mkv"])
 @pytest.mark.parametrize(
-    ("suffix", "base", "first", "sound"),
+    ("suffix", "base", "first", "sound", "origin"),
     [
-        (".ts", 90000, 1.4, 1.5),
-        (".mp4", 12800, 2.0, 1.0),
-        (".mp4", 12800, 0.0, 0.3),
-        (".mkv", 1000, 0.5, 0.0),
+        (".ts", 90000, 1.4, 1.5, 1.4),  # its clock begins anywhere
+        (".mp4", 12800, 2.0, 1.0, 0.0),
+        (".mp4", 12800, 0.0, 0.3, 0.0),
+        (".mkv", 1000, 0.5, 0.0, 0.0),
     ],
 )
 def test_the_first_time_and_the_offset_of_the_sound_are_kept(
-    tmp_path: Path, suffix: str, base: int, first: float, sound: float, target: str
+    tmp_path: Path, suffix: str, base: int, first: float, sound: float, origin: float, target: str
 ) -> None:
     begin = round(first * base)
     source = clips.clip(
@@ -198,10 +199,10 @@ def test_the_first_time_and_the_offset_of_the_sound_are_kept(
     out = tmp_path / f"out{target}"
     through(source, out, preset="ultrafast")
     pictures, expected = clips.decoded(out)[0], clips.decoded(source)[0]
-    assert pictures == pytest.approx(expected, abs=0.001)
+    assert pictures == pytest.approx([at - origin for at in expected], abs=0.001)
     heard, wanted = (
-        [at for at, *_ in clips.packets(path, "audio") if at >= 0]  # before 0: never heard
-        for path in (out, source)
+        [at - zero for at, *_ in clips.packets(path, "audio") if at >= zero]  # before: never heard
+        for path, zero in ((out, 0), (source, origin))
     )
     assert heard == pytest.approx(wanted, abs=0.001)
 
@@ -721,6 +722,131 @@ def test_a_cut_keeps_sound_and_chapters_in_step(tmp_path: Path, suffix: str) -> 
     assert [c[0] for c in chapters] == pytest.approx([0, 0.2], abs=0.001)
 
 
+def late(path: Path, start: float) -> Path:
+    """A clip of two seconds with sound whose clock begins at ``start``."""
+    times = [round((start + index / 25) * 90_000) for index in range(50)]
+    base = Fraction(1, 90_000)
+    return clips.clip(path, times=times, time_base=base, audio=("aac",), audio_start=start)
+
+
+def earlier(source: Path, target: Path) -> float:
+    """How much earlier than in the source the sound comes, by most of its packets."""
+    header = 7 if source.suffix == ".ts" else 0  # AAC has one there
+    heard = {data[header:]: at for at, _, data in clips.packets(source, "audio")}
+    found = clips.packets(target, "audio")
+    return float(np.median([heard[data] - at for at, _, data in found]))
+
+
+@pytest.mark.parametrize("kind", [".ts", ".mkv", ".mp4"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_cut_keeps_sound_in_step_whenever_the_source_began(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
+    """The sound alone was shifted by the source's beginning too."""
+    source, target = late(tmp_path / f"in{kind}", 1.4), tmp_path / f"out{suffix}"
+    through(source, target, cut=(1.0, None), preset="ultrafast")
+    pictures = clips.decoded(target)[0]
+    assert len(pictures) == 25
+    assert pictures[0] == pytest.approx(0 if kind == ".ts" else 1.4, abs=0.03)
+    shift = clips.decoded(source)[0][25] - pictures[0]
+    assert earlier(source, target) == pytest.approx(shift, abs=0.002)
+    assert 45 <= len(clips.packets(target, "audio")) <= 49
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("kind", [".ts", ".mkv"])
+def test_a_clock_that_begins_at_ten_hours_begins_anew(
+    tmp_path: Path, kind: str, suffix: str
+) -> None:
+    source, target = late(tmp_path / f"in{kind}", 36_000), tmp_path / f"out{suffix}"
+    before = clips.decoded(source)[0][0]
+    assert before > 10_000
+    through(source, target, preset="ultrafast")
+    after = clips.decoded(target)[0]
+    assert after[0] == pytest.approx(0, abs=0.06)
+    assert earlier(source, target) == pytest.approx(before - after[0], abs=0.002)
+    with av.open(str(target)) as container:
+        assert container.duration == pytest.approx(2.0e6, abs=0.1e6)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_sound_that_steps_back_is_still_written(tmp_path: Path, suffix: str) -> None:
+    """By one unit of MPEG's clock: that is no time at all in a track of 48,000 units a second."""
+    first, source = late(tmp_path / "first.ts", 1.4), tmp_path / "in.ts"
+    with av.open(str(first)) as one, av.open(str(source), "w") as two:
+        copies = {s.index: two.add_stream_from_template(s, opaque=True) for s in one.streams}
+        stamp = None
+        for packet in one.demux():
+            if not packet.size:
+                continue
+            if packet.stream.type == "audio" and 1.9 < packet.pts * packet.time_base < 2.2:
+                stamp = packet.pts if stamp is None else stamp + 1
+                packet.pts = packet.dts = stamp  # a dozen packets almost at once
+            packet.stream = copies[packet.stream.index]
+            two.mux(packet)
+    stamps = [at for at, _, _ in clips.packets(source, "audio")]
+    assert min(b - a for a, b in pairwise(stamps)) < 1 / 48_000
+    target = tmp_path / f"out{suffix}"
+    through(source, target, preset="ultrafast")
+    heard = clips.packets(target, "audio")
+    assert len(heard) == len(stamps)
+    assert heard[-1][0] - heard[0][0] == pytest.approx(stamps[-1] - stamps[0], abs=0.002)
+
+
+def test_short_packets_of_sound_do_not_drift(tmp_path: Path) -> None:
+    """Matroska counts milliseconds, in which two packets of 0.8 ms can have one time."""
+    source, target = tmp_path / "in.mkv", tmp_path / "out.mkv"
+    with av.open(str(clips.clip(tmp_path / "first.mkv"))) as one, av.open(str(source), "w") as two:
+        copy = two.add_stream_from_template(one.streams.video[0], opaque=True)
+        track = two.add_stream("pcm_s16le", rate=48000)
+        track.codec_context.layout = "mono"
+        for packet in one.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                two.mux(packet)
+        for number in range(960):
+            packet = av.Packet(bytes(80))
+            packet.stream, packet.time_base = track, Fraction(1, 48000)
+            packet.pts = packet.dts = 40 * number
+            two.mux(packet)
+    before = [at for at, _, _ in clips.packets(source, "audio")]
+    assert len(before) == 960
+    through(source, target, preset="ultrafast")
+    assert [at for at, _, _ in clips.packets(target, "audio")] == before
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_the_streams_of_a_cut_lie_beside_each_other(tmp_path: Path, suffix: str) -> None:
+    """Else a player would have to fetch twenty seconds of pictures before the first sound."""
+    source = clips.clip(tmp_path / "in.mp4", frames=900, size=(64, 48), audio=("aac",))
+    target = tmp_path / f"out{suffix}"
+    through(source, target, cut=(18.0, None), preset="ultrafast")
+    with av.open(str(target)) as container:
+        packets = [(packet.pos, packet.stream.type) for packet in container.demux() if packet.size]
+    if suffix == ".mp4":  # its demuxer gives packets by time
+        packets.sort()
+    runs = [len(list(group)) for _, group in groupby(kind for _, kind in packets)]
+    assert max(runs) <= 4
+
+
+def test_a_subtitle_on_screen_at_the_cut_stays_on_screen(tmp_path: Path) -> None:
+    source = clips.clip(
+        tmp_path / "in.mkv",
+        frames=50,
+        subtitles=[(0.1, 0.4, "gone"), (0.5, 1.5, "hello"), (1.6, 1.8, "later")],
+    )
+    target = tmp_path / "out.mkv"
+    _, writer = through(source, target, cut=(1.0, None), preset="ultrafast")
+    assert writer.dropped == []
+    with av.open(str(target)) as container:
+        words = [
+            (float(p.pts * p.time_base), float(p.duration * p.time_base), bytes(p))
+            for p in container.demux(container.streams.subtitles[0])
+            if p.size
+        ]
+    assert words == [(0.0, 0.5, b"hello"), (pytest.approx(0.6), pytest.approx(0.2), b"later")]
+
+
 @pytest.mark.parametrize(
     ("codec", "suffix"),
     [
@@ -800,6 +926,64 @@ def test_a_clip_shorter_than_what_an_encoder_reorders(
         through(source, target, codec=codec, preset=FAST[codec])
         assert clips.decoded(target)[0] == pytest.approx(clips.decoded(source)[0], abs=0.001)
         assert shown(target) == list(range(frames))
+
+
+@pytest.mark.parametrize("frames", [1, 11])
+@pytest.mark.parametrize(
+    ("codec", "suffix", "options"),
+    [
+        ("h264", ".mp4", {}),
+        ("h264", ".mkv", {"tune": "zerolatency"}),
+        ("hevc", ".mkv", {}),
+        ("vp9", ".webm", {}),
+        ("vp9", ".mp4", {}),
+        ("av1", ".webm", {}),
+        ("ffv1", ".mkv", {}),
+        ("prores", ".mov", {}),
+    ],
+)
+def test_the_last_frame_is_shown_as_long_as_it_was(
+    tmp_path: Path, codec: str, suffix: str, options: dict[str, str], frames: int
+) -> None:
+    """A recording of a screen where nothing moves any more."""
+    source = clips.clip(
+        tmp_path / "in.mp4", frames=frames, time_base=Fraction(1, 12800), last=5, audio=("libopus",)
+    )
+    seconds = 5 + (frames - 1) / 25
+    info = videos.probe(source)
+    plan = videos.plan_encoding(
+        info, container=suffix, codec=codec, preset=FAST.get(codec), options=options
+    )
+    whole, joined = tmp_path / f"whole{suffix}", tmp_path / f"joined{suffix}"
+    _, writer = through(source, whole, plan=plan)
+    assert writer.duration == pytest.approx(seconds)
+    parts, cut = [], frames // 2
+    with videos.VideoReader(source, info=info) as reader:
+        shots = list(reader)
+    for some in filter(None, (shots[:cut], shots[cut:])):
+        parts.append(tmp_path / f"part{len(parts)}")
+        with videos.VideoWriter(parts[-1], info, plan=plan, part=True, threads=1) as writer:
+            for frame in some:
+                writer.write(frame.image, frame.pts, frame.duration)
+        if codec != "ffv1":  # NUT has no place for it
+            videos.verify(parts[-1], len(some), writer.duration)
+    videos.join(joined, parts, info, plan, span=(0, round(seconds * 12800)))
+    for target in (whole, joined):
+        videos.verify(target, frames, seconds)
+        with av.open(str(target)) as container:
+            assert container.duration == pytest.approx(seconds * 1e6, abs=2000)
+
+
+def test_a_joined_matroska_tells_its_rate(tmp_path: Path) -> None:
+    """H.264 whose times may be uneven told the time base in its place: 12,800 frames a second."""
+    source = clips.clip(tmp_path / "in.mp4", frames=4, time_base=Fraction(1, 12800))
+    info = videos.probe(source)
+    plan = videos.plan_encoding(info, container="mkv", codec="h264", preset="ultrafast")
+    through(source, tmp_path / "part.mp4", plan=plan, part=True)
+    videos.join(tmp_path / "out.mkv", [tmp_path / "part.mp4"], info, plan)
+    data = (tmp_path / "out.mkv").read_bytes()
+    at = data.index(b"\x23\xe3\x83") + 3  # DefaultDuration, in nanoseconds
+    assert int.from_bytes(data[at + 1 : at + 1 + (data[at] & 0x7F)], "big") == 40_000_000
 
 
 def test_nothing_is_printed_by_the_libraries(rich: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -238,6 +238,8 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
     lost = [n for n, keep, block in zip(names, kept, blocks, strict=True) if block and not keep]
     if format == "jpeg":
         found += [f"{name} is too large and is lost" for name in jpeg.too_large(picture)]
+    if format == "gif":
+        found += gif.losses(picture)
     if lost:
         found.append(f"{', '.join(lost)} {'are' if len(lost) > 1 else 'is'} lost")
     return found

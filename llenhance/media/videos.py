@@ -7,7 +7,7 @@ from .files import CONTAINERS
 from .video.camera import CameraReader, Closed, Window, check_display
 from .video.codecs import encoders
 from .video.hdr import HdrView
-from .video.info import VideoInfo, clock, probe
+from .video.info import VideoInfo, clock, plain_info, probe
 from .video.join import join, verify
 from .video.pipe import PipeReader, PipeWriter, check_raw, pipe_format
 from .video.plan import Encoding, plan_encoding
@@ -39,6 +39,7 @@ __all__ = [
     "join",
     "picture_format",
     "pipe_format",
+    "plain_info",
     "plan_encoding",
     "probe",
     "verify",

@@ -10,15 +10,18 @@ import io
 import struct
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil
 
 import numpy as np
 from PIL import GifImagePlugin, Image
 
 from ...errors import MediaError
-from ...pixels import Array
+from ...pixels import Array, convert, split
 from ..picture import Limits, Picture, Writing
 from .codecs import Opener, pillow_array
 
+COLOURS = 255  # in a frame, beside the clear one
+BYTE = np.dtype(np.uint8)
 XMP = b"XMP DataXMP"
 ICC = b"ICCRGBG1012"
 LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
@@ -112,13 +115,22 @@ def read(data: bytes, limits: Limits) -> Picture:
     frames = [pillow_array(opener, limits, picture, frame=number) for number in range(count)]
     if any(frame.ndim == 3 and frame.shape[2] == 4 for frame in frames):
         frames = [_rgba(frame) for frame in frames]
-    picture.frames = [_rgb(frame) for frame in frames]
+    picture.frames = _of_one_size([_rgb(frame) for frame in frames], picture)
     if count > 1:
         picture.durations = [Fraction(delay, 100) for delay in found.delays]
         # A GIF's number counts repetitions, and without one it plays once.
         picture.loops = 1 if found.loops is None else found.loops + 1 if found.loops else 0
     picture.carried = [(b"comment", comment) for comment in found.comments]
     return picture
+
+
+def _of_one_size(frames: list[Array], picture: Picture) -> list[Array]:
+    """The frames as large as the first: Pillow lets later ones grow, where players cut them off."""
+    height, width = frames[0].shape[:2]
+    if all(frame.shape[:2] == (height, width) for frame in frames):
+        return frames
+    picture.notes.append("frames reach beyond the first one's size: that is left out, as it shows")
+    return [np.ascontiguousarray(frame[:height, :width]) for frame in frames]
 
 
 def _rgb(frame: Array) -> Array:
@@ -142,6 +154,43 @@ def _block(label: int, *parts: bytes) -> bytes:
     return bytes([0x21, label]) + out + b"\0"
 
 
+def losses(picture: Picture) -> list[str]:
+    """What a GIF cannot hold of a picture that was none, in ends of sentences."""
+    if picture.format == "gif":
+        return []
+    found = []
+    if any(_has_many_colours(frame) for frame in picture.frames):
+        found.append(f"the colours become {COLOURS} a frame")
+    if any(_is_half_clear(frame) for frame in picture.frames):
+        found.append("half-clear pixels become clear or opaque")
+    if picture.animated and _delays(picture) != [100 * time for time in picture.durations or []]:
+        found.append("times become hundredths of a second")
+    return found
+
+
+def _has_many_colours(frame: Array) -> bool:
+    colours = convert(split(frame)[0], BYTE)
+    # Nearly all photos can be told by a few of their pixels.
+    return any(np.unique(_packed(part)).size > COLOURS for part in (colours[::8, ::8], colours))
+
+
+def _is_half_clear(frame: Array) -> bool:
+    alpha = split(frame)[1].alpha
+    return alpha is not None and bool(np.isin(convert(alpha, BYTE), (0, 255), invert=True).any())
+
+
+def _delays(picture: Picture) -> list[int]:
+    """How long each frame is shown, in hundredths of a second. What rounding takes from one, the
+    next is given; but players take a single hundredth for a tenth of a second, so none is made."""
+    delays, due, shown = [], Fraction(0), 0
+    for duration in picture.durations or []:
+        due += 100 * duration
+        delay = max(round(due) - shown, min(2, ceil(100 * duration)))
+        delays.append(min(delay, 65535))
+        shown += delay
+    return delays
+
+
 def write(picture: Picture, writing: Writing) -> bytes:  # noqa: ARG001
     """A GIF of 8-bit frames, 255 colours and one clear one in each."""
     height, width = picture.frames[0].shape[:2]
@@ -156,9 +205,9 @@ def write(picture: Picture, writing: Writing) -> bytes:  # noqa: ARG001
         out.append(_block(0xFF, ICC, picture.icc))
     if picture.xmp is not None:
         out.append(b"\x21\xff" + bytes([len(XMP)]) + XMP + picture.xmp + XMP_TRAILER)
-    durations = (picture.animated and picture.durations) or [Fraction(0)] * len(picture.frames)
-    for frame, duration in zip(picture.frames, durations, strict=True):
-        out.append(_frame(frame, min(round(duration * 100), 65535)))
+    delays = _delays(picture) if picture.animated else [0] * len(picture.frames)
+    for frame, delay in zip(picture.frames, delays, strict=True):
+        out.append(_frame(frame, delay))
     return b"".join(out) + b"\x3b"
 
 
@@ -186,13 +235,18 @@ def _reduced(rgb: Array) -> tuple[Array, bytes]:
     Exact where there are few enough colours, which Pillow's quantisers are not. No dither: a dark
     photo's noise is one.
     """
-    packed = rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    packed = _packed(rgb)
     few, inverse = np.unique(packed, return_inverse=True)
-    if few.size <= 255:
+    if few.size <= COLOURS:
         table = (few[:, None] >> np.array([16, 8, 0], np.uint32)).astype(np.uint8)
         return inverse.reshape(packed.shape).astype(np.uint8), table.tobytes().ljust(768, b"\0")
-    image = Image.fromarray(rgb).quantize(255, Image.Quantize.MEDIANCUT, kmeans=2)
+    image = Image.fromarray(rgb).quantize(COLOURS, Image.Quantize.MEDIANCUT, kmeans=2)
     return np.array(image), bytes(image.getpalette() or []).ljust(768, b"\0")
+
+
+def _packed(rgb: Array) -> Array:
+    """(H, W, 3) uint8 -> (H, W): one number for each colour."""
+    return np.asarray(rgb.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32))
 
 
 def _coded(indexed: Image.Image) -> bytes:

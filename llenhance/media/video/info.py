@@ -23,6 +23,7 @@ Image = NDArray[Any]  # (H, W, 3) RGB, uint8 or uint16
 UNSPECIFIED = 2  # in colour primaries, transfer and matrix; 0 in the range
 _INTERLACED = range(2, 6)  # AVFieldOrder: tt, bb, tb, bt; the second letter is shown first
 _TOP_FIRST = (2, 5)
+_LATE = 5  # seconds: no encoder's delay is so long
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class VideoInfo:
     streams: tuple[StreamInfo, ...] = ()  # the others
     chapters: int = 0
     bare: bool = False  # pictures alone: there is no file with other streams
+    origin: Fraction = Fraction(0)  # seconds on its clock that are the beginning of an output
 
     @property
     def hdr(self) -> bool:
@@ -252,7 +254,20 @@ def describe(
         streams=tuple(others),
         chapters=len(container.chapters()),
         bare=bare,
+        origin=_origin(container, pts * stream.time_base),
     )
+
+
+def _origin(container: Any, first: Fraction) -> Fraction:
+    """Where the clock of a file begins, in seconds; 0 where it begins at 0 or hardly later.
+
+    MPEG's transport and program streams count from anywhere: a broadcast may begin at ten hours.
+    ``first``: when the first frame is shown.
+    """
+    # The microseconds are rounded, and the first packet must not lie before them.
+    begins = min(Fraction((container.start_time or 0) - 1, 1_000_000), first)
+    anywhere = container.format.name in ("mpegts", "mpeg")
+    return begins if anywhere or begins > _LATE else Fraction(0)
 
 
 def plain_info(

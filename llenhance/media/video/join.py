@@ -26,10 +26,12 @@ def join(
     cut: tuple[float, float | None] = (0, None),
     tags: Mapping[str, str] | None = None,
     strip: bool = False,
+    span: tuple[int, int] | None = None,
 ) -> list[str]:
     """One video from parts that ``VideoWriter(..., plan=plan, part=True)`` wrote one after the
     other, without encoding again; gives the sentences of ``VideoWriter.dropped``. ``tags`` and
-    ``strip`` as there.
+    ``strip`` as there, ``span`` from the first one's to the last one's: not every part can tell how
+    long its last frame is shown.
 
     Raises MediaError when a part cannot be read or the target cannot be written.
     """
@@ -43,6 +45,8 @@ def join(
             stream = file.add_stream_from_template(opened(parts[0])[1], opaque=True)
             if plan.container in ("mp4", "mov") and stream.codec_context.name == "hevc":
                 stream.codec_context.codec_tag = "hvc1"
+            # Not all parts tell it, and Matroska then has no place for how long a frame lasts.
+            stream.codec_context.framerate = source.frame_rate
             return stream
 
         out = Output(
@@ -72,7 +76,7 @@ def join(
                         last = packet.dts
                         packet.stream = out.video
                         out.mux([packet])
-            out.finish()
+            out.finish(None if span is None else (span[1] - span[0]) * source.time_base)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             out.abandon()
             raise MediaError(f"cannot be written: {reason(error)}") from None
@@ -107,6 +111,8 @@ def verify(path: Path, frames: int, duration: float) -> None:
             raise MediaError(f"the written video does not decode: {reason(error)}") from None
         if decoded != frames:
             raise MediaError(f"the written video has {decoded} frames instead of {frames}")
+        if stream.duration:  # the demuxer of MP4 cannot tell how long the last frame of VP9 lasts
+            finish = max(finish, (first or 0) + stream.duration)
         lasts = float((finish - (first or 0)) * stream.time_base)
         step = float(1 / (stream.average_rate or 25))
         if abs(lasts - duration) > 2 * step + 0.05:

@@ -6,7 +6,9 @@ import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ _MP4_TAGS = frozenset((
     "episode_id", "network", "keywords", "creation_time", "location", "location-eng", "media_type",
     "hd_video", "compilation", "sort_name", "timecode",
 ))  # fmt: skip
-
+_EQUAL_TIMES = av.format.Flags.ts_nonstrict  # such muxers take two packets of one time
 
 # What a player needs of the tags, to choose a track by itself and to find a font.
 _PLAYING = {"language", "filename", "mimetype"}
@@ -53,6 +55,16 @@ def _is_metadata(stream: Any) -> bool:
     return stream.type == "data" or bool(stream.disposition & Disposition.attached_pic)
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What of a source is kept, in seconds of its own clock, and what is taken off each time."""
+
+    begin: Fraction = Fraction(0)
+    end: Fraction | None = None
+    shift: Fraction = Fraction(0)
+    whole: bool = True  # whether its beginning is kept
+
+
 class _Copier:
     """Copies every stream but the pictures from a source into an output, packet by packet."""
 
@@ -61,19 +73,21 @@ class _Copier:
         source: VideoInfo,
         out: Any,
         muxer: str,
-        cut: tuple[Fraction, Fraction | None],
+        cut: Cut,
         strip: bool,
         stack: ExitStack,
     ) -> None:
         self._out = out
-        self._start, self._end = cut
+        self._cut = cut
         self._hides = muxer in ("mp4", "mov")
         self._early: set[int] = set()  # streams that may begin before 0
         file = stack.enter_context(open_file(source.path))
         self.container = stack.enter_context(open_input(file))
         self.dropped: list[str] = []
         self._pairs: dict[int, Any] = {}
-        self._last: dict[int, int | None] = {}  # dts of each stream's last packet, in source units
+        self._last: dict[int, int] = {}  # dts of each stream's last packet, in the output's units
+        strict = _EQUAL_TIMES not in av.format.Flags(av.ContainerFormat(muxer, "w").flags)
+        self._apart = int(strict)  # units that must lie between two packets
         chapters = self.container.chapters()
         for info in source.streams:
             stream = self.container.streams[info.index]
@@ -101,7 +115,7 @@ class _Copier:
             if stream.type != "attachment":
                 self._pairs[info.index] = copy
                 # Matroska has a field for how much of these to leave out at the beginning.
-                if not self._start and (info.codec == "opus" or "matroska" in source.container):
+                if cut.whole and (info.codec == "opus" or "matroska" in source.container):
                     self._early.add(info.index)
         streams = [self.container.streams[index] for index in self._pairs]
         self._packets = self._demux(streams) if streams else iter(())
@@ -114,7 +128,7 @@ class _Copier:
             return next((bytes(packet) for packet in packets if packet.size), b"")
 
     def _demux(self, streams: list[Any]) -> Iterator[tuple[Any, Fraction]]:
-        """(packet, seconds when it is due), those inside the cut only."""
+        """(packet, seconds when it is due in the output), those inside the cut only."""
         packets = self.container.demux(streams)
         while True:
             try:
@@ -133,15 +147,22 @@ class _Copier:
             stamp = packet.dts if packet.dts is not None else packet.pts
             shown = packet.pts if packet.pts is not None else packet.dts
             base = packet.time_base
-            begin = shown * base
+            cut, begin = self._cut, shown * base
             finish = begin + (packet.duration or 0) * base
-            if self._start and finish <= self._start and packet.stream.type != "video":
+            if packet.stream.type == "subtitle" and begin < cut.begin < finish:
+                begin = cut.begin  # it is on screen when the cut begins, and stays there
+                packet.pts = packet.dts = stamp = round(begin / base)
+                packet.duration = round((finish - begin) / base)
+            if not cut.whole and finish <= cut.begin and packet.stream.type != "video":
                 continue
-            if self._end is not None and begin >= self._end:
+            if cut.end is not None and begin >= cut.end:
                 continue
-            if begin < self._start and not self._hides and packet.stream.index not in self._early:
+            if begin < cut.begin and not self._hides and packet.stream.index not in self._early:
                 continue  # only MP4's edit lists hold and hide it; others would move all streams
-            yield packet, stamp * base
+            shift = round(cut.shift / base)
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
+            yield packet, stamp * base - cut.shift
 
     def until(self, seconds: Fraction | None) -> None:
         """Copy what is due before a time; everything with None."""
@@ -155,18 +176,27 @@ class _Copier:
                 return
             self._held = None
             stream = self._pairs[packet.stream.index]
-            if self._start:
-                shift = round(self._start / packet.time_base)
-                packet.pts = None if packet.pts is None else packet.pts - shift
-                packet.dts = None if packet.dts is None else packet.dts - shift
-            # A damaged or joined recording can step back in time, which muxers refuse.
-            last = self._last.get(stream.index)
-            if packet.dts is not None and last is not None and packet.dts <= last:
-                packet.dts = last + 1
-                packet.pts = packet.dts if packet.pts is None else max(packet.pts, packet.dts)
-            self._last[stream.index] = packet.dts if packet.dts is not None else last
+            self._keep_order(packet, stream)
             packet.stream = stream
             self._out.mux(packet)
+
+    def _keep_order(self, packet: Any, stream: Any) -> None:
+        """A damaged or joined recording can step back in time, which muxers refuse. They count in
+        units of their own, where two times may be one that differed in the source's."""
+        if packet.dts is None:
+            return
+        base, last = stream.time_base, self._last.get(stream.index)
+
+        def units(ticks: int) -> int:
+            return floor(ticks * packet.time_base / base + Fraction(1, 2))  # as FFmpeg rounds
+
+        due = units(packet.dts)
+        if last is not None and due < last + self._apart:
+            due = last + self._apart
+            shown = due if packet.pts is None else max(due, units(packet.pts))
+            packet.dts, packet.pts, packet.duration = due, shown, units(packet.duration or 0)
+            packet.time_base = base
+        self._last[stream.index] = due
 
 
 def _add(out: Any, stream: Any, strip: bool = False) -> Any:
@@ -208,7 +238,7 @@ class Output:
         muxer: str,
         *,
         tags: Mapping[str, str],
-        cut: tuple[Fraction, Fraction | None],
+        cut: Cut,
         streams: bool,
         strip: bool,
         add_video: Callable[[Any], Any],
@@ -222,6 +252,11 @@ class Output:
             self._tags["encoding_tool"] = self._tags.pop("software")
             odd = []
         self._chapters = 0
+        self._held: Any = None  # the last packet of the video stream
+        # MP4 adds up the times between packets in coding order, and where frames are reordered the
+        # last packet is not the last frame: by its own duration the track would be short.
+        self._counted = _due if muxer in ("mp4", "mov") else _shown
+        self._began: Fraction | None = None  # seconds
         self._stack = ExitStack()
         self._copier: _Copier | None = None
         options = {}
@@ -256,7 +291,7 @@ class Output:
             self.abandon()
             raise
 
-    def _copy_from(self, cut: tuple[Fraction, Fraction | None]) -> None:
+    def _copy_from(self, cut: Cut) -> None:
         copier = _Copier(self.source, self.file, self.muxer, cut, self._strip, self._stack)
         self.dropped += copier.dropped
         copier.dropped.clear()
@@ -270,16 +305,30 @@ class Output:
         self._copier = copier
 
     def mux(self, packets: Iterable[Any]) -> None:
-        """Write packets of the video stream, and before each what else is due by then."""
+        """Write packets of the video stream, and before each what else is due by then. The last
+        one is held back: how long it lasts is known when the video ends."""
         for packet in packets:
-            if self._copier is not None:
-                due = packet.dts if packet.dts is not None else packet.pts
-                self._copier.until(due * packet.time_base)
-            self.file.mux(packet)
+            self._write_held()
+            if self._began is None:
+                self._began = self._counted(packet)
+            self._held = packet
 
-    def finish(self) -> None:
-        """Copy the rest, close the file, and look at what is in it."""
+    def _write_held(self) -> None:
+        packet, self._held = self._held, None
+        if packet is None:
+            return
+        if self._copier is not None:
+            self._copier.until(_due(packet))
+        self.file.mux(packet)
+
+    def finish(self, lasts: Fraction | None = None) -> None:
+        """Copy the rest, close the file, and look at what is in it. ``lasts``: seconds from the
+        beginning of the first to the end of the last frame; None: as the packets say."""
         with self._stack:
+            if self._held is not None and self._began is not None and lasts is not None:
+                rest = lasts - (self._counted(self._held) - self._began)
+                self._held.duration = max(1, round(rest / self._held.time_base))
+            self._write_held()
             if self._copier is not None:
                 self._copier.until(None)
                 self.dropped += self._copier.dropped
@@ -309,6 +358,18 @@ class Output:
                 self.dropped.append(f"{self.muxer} does not hold all of the chapters")
 
 
+def _due(packet: Any) -> Fraction:
+    """Seconds when a packet is to be decoded."""
+    due = packet.dts if packet.dts is not None else packet.pts
+    return Fraction(due * packet.time_base)
+
+
+def _shown(packet: Any) -> Fraction:
+    """Seconds when the frame of a packet is shown."""
+    shown = packet.pts if packet.pts is not None else packet.dts
+    return Fraction(shown * packet.time_base)
+
+
 def _fine(rate: int) -> int:
     """A multiple of a rate that is at least 10,000, as the MP4 muxer chooses for a track."""
     while rate < 10_000:
@@ -316,14 +377,14 @@ def _fine(rate: int) -> int:
     return rate
 
 
-def _cut_chapters(chapters: list[Any], cut: tuple[Fraction, Fraction | None]) -> list[Any]:
-    """The chapters, or what is left of them between two times, counted from the first of these."""
+def _cut_chapters(chapters: list[Any], cut: Cut) -> list[Any]:
+    """The chapters, or what is left of them inside a cut, at their times in the output."""
     kept = []
     for chapter in chapters:
         base = chapter["time_base"]
-        begin = max(chapter["start"] * base, cut[0]) - cut[0]
+        begin = max(chapter["start"] * base, cut.begin) - cut.shift
         end = chapter["end"] * base
-        end = (end if cut[1] is None else min(end, cut[1])) - cut[0]
+        end = (end if cut.end is None else min(end, cut.end)) - cut.shift
         if begin < end:
             kept.append({**chapter, "start": round(begin / base), "end": round(end / base)})
     return kept

@@ -9,7 +9,6 @@ the source's, so what the network left alone comes out as it went in.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from .info import UNSPECIFIED, Image, VideoInfo, as_fraction
 from .opening import reason
 from .plan import Encoding, colours, configure, plan_encoding
 from .scope import Scope
-from .streams import Output
+from .streams import Cut, Output
 
 _CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
@@ -84,7 +83,7 @@ class VideoWriter(Scope):
         self._first: int | None = None  # pts of the first and the last frame
         self._last = 0
         self._lasts = 0  # how long the last frame is shown
-        self._first_dts, self._coded = 0, False
+        self._coded = False
         self._reformatter = VideoReformatter()
         self._matrix, self._range = colours(self.plan, source)
         self._fields = _FieldMark(source, self.plan) if self.plan.interlaced else None
@@ -148,20 +147,12 @@ class VideoWriter(Scope):
         frame = self._convert(image)
         frame.pts, frame.time_base, frame.duration = pts, self.source.time_base, self._lasts
         try:
-            self._mux(self._out.video.encode(frame))
+            packets = self._out.video.encode(frame)
+            self._coded = self._coded or bool(packets)
+            self._out.mux(packets)
         except (av.error.FFmpegError, OSError) as error:
             raise MediaError(f"cannot be written: {reason(error)}") from None
         self.frames += 1
-
-    def _mux(self, packets: list[Any], last: bool = False) -> None:
-        if packets and not self._coded:
-            self._first_dts, self._coded = packets[0].dts, True
-        if packets and last:
-            # MP4 adds up the times between packets in coding order, and where frames are reordered
-            # the last packet is not the last frame: by its own duration the track would be short.
-            whole = self._last + self._lasts - (self._first or 0)
-            packets[-1].duration = max(1, whole - (packets[-1].dts - self._first_dts))
-        self._out.mux(packets)
 
     def abandon(self) -> None:
         """Let go of the file, which is worthless."""
@@ -173,8 +164,9 @@ class VideoWriter(Scope):
             packets = self._out.video.encode(None)
             if not self._coded:
                 _order(packets)
-            self._mux(packets, last=True)
-            self._out.finish()
+            self._out.mux(packets)
+            first, end = self.span
+            self._out.finish((end - first) * self.source.time_base)
         except (av.error.FFmpegError, OSError) as error:
             self._out.abandon()
             raise MediaError(f"cannot be written: {reason(error)}") from None
@@ -246,12 +238,15 @@ class _FieldMark:
         return self._out.pull()
 
 
-def cut_times(
-    source: VideoInfo, cut: tuple[float, float | None]
-) -> tuple[int, tuple[Fraction, Fraction | None]]:
-    """What is taken off every pts, and the time in seconds from and to which streams are kept."""
-    base = source.time_base
-    first, (start, end) = source.start * base, cut
-    shift = round(as_fraction(start) / base)
-    begin = first + shift * base if shift else Fraction(0)
-    return shift, (begin, None if end is None else first + as_fraction(end))
+def cut_times(source: VideoInfo, cut: tuple[float, float | None]) -> tuple[int, Cut]:
+    """What is taken off every pts, and what is kept of the other streams."""
+    base, (start, end) = source.time_base, cut
+    first = source.start * base
+    cut_off = round(as_fraction(start) / base)
+    shift = cut_off + round(source.origin / base)
+    return shift, Cut(
+        begin=first + cut_off * base if cut_off else source.origin,
+        end=None if end is None else first + as_fraction(end),
+        shift=shift * base,
+        whole=not cut_off,
+    )
