@@ -2,7 +2,8 @@
 
 ``read`` finds the format by the bytes, checks the size before it decodes, turns the pixels
 upright, and keeps all metadata beside them. ``encode`` writes frames of the same or another size
-with that metadata, as the input was coded. Nothing but MediaError leaves either.
+with that metadata, as the input was coded. Nothing but MediaError leaves either, and MemoryError
+where there is too little of it.
 """
 
 from __future__ import annotations

@@ -126,6 +126,8 @@ def read_raw(data: bytes, limits: Limits) -> Picture:
             )
     except MediaError:
         raise
+    except rawpy.LibRawUnsufficientMemoryError as error:
+        raise MemoryError(_text(error)) from None
     except (rawpy.LibRawError, *DECODER_ERRORS) as error:
         raise MediaError(f"is a raw picture that does not decode: {_text(error)}") from None
     picture.frames = [pixels[..., 0] if pixels.shape[2] == 1 else np.array(pixels)]

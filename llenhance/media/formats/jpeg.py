@@ -14,7 +14,7 @@ from ...errors import MediaError
 from ...pixels import Array
 from .. import colour, metadata
 from ..picture import JpegCoding, Limits, Picture, Writing
-from .codecs import quiet
+from .codecs import quiet, reason
 
 SOI, EOI, SOS, COM = 0xD8, 0xD9, 0xDA, 0xFE
 APP0, APP1, APP2, APP11, APP13, APP14 = 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE
@@ -202,13 +202,13 @@ def _decode(data: bytes, limits: Limits, components: int, picture: Picture) -> A
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, space, fastupsample=False))
     except ValueError as error:
-        reason = str(error)
-    limits.damaged(reason)
+        why = reason(error)
+    limits.damaged(why)
     with quiet():
         try:
             pixels = simplejpeg.decode_jpeg(data, space, fastupsample=False, strict=False)
         except ValueError as error:
-            raise MediaError(f"is damaged: {error}") from None
+            raise MediaError(f"is damaged: {reason(error)}") from None
     picture.truncated = True
     return np.asarray(pixels)
 
@@ -248,7 +248,7 @@ def write(picture: Picture, writing: Writing) -> bytes:
     try:
         image.save(out, "JPEG", **options)
     except (OSError, ValueError) as error:
-        raise MediaError(f"cannot be written as JPEG: {error}") from None
+        raise MediaError(f"cannot be written as JPEG: {reason(error)}") from None
     coded = out.getvalue()
     own = _walk(coded).segments
     head = sum(len(payload) + 4 for _, payload in own) + 2

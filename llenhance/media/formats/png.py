@@ -17,7 +17,7 @@ from ...errors import MediaError
 from ...pixels import WHITE, Array
 from .. import metadata
 from ..picture import Limits, Picture, Writing
-from .codecs import Opener, cv2, pillow_array
+from .codecs import Opener, opencv_decode, opencv_encode, pillow_array
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP_KEY = b"XML:com.adobe.xmp"
@@ -183,7 +183,7 @@ def _still(
 
 def _still_16(header: Header, parts: list[tuple[bytes, bytes]], transparent: bytes | None) -> Array:
     coded = SIGNATURE + b"".join(chunk(*part) for part in parts) + chunk(b"IEND", b"")
-    image = cv2().imdecode(np.frombuffer(coded, np.uint8), cv2().IMREAD_UNCHANGED)
+    image = opencv_decode(coded)
     if (
         image is None
         or image.dtype != np.uint16
@@ -329,10 +329,7 @@ def _coded(frame: Array) -> bytes:
         Image.fromarray(frame, "LA").save(out, "PNG")
         return out.getvalue()
     image = frame if frame.ndim == 2 else frame[..., [2, 1, 0, 3][: frame.shape[2]]]
-    done, coded = cv2().imencode(".png", np.ascontiguousarray(image))
-    if not done:
-        raise MediaError("cannot be written as PNG")
-    return bytes(coded)
+    return opencv_encode(".png", image)
 
 
 def _grey_alpha_16(frame: Array) -> bytes:

@@ -19,7 +19,7 @@ from ...errors import MediaError
 from ...pixels import Array
 from .. import colour
 from ..picture import Limits, Picture, Writing
-from .codecs import DECODER_ERRORS, cv2, reason
+from .codecs import DECODER_ERRORS, opencv_decode, opencv_encode, reason
 
 EXR_MAGIC = b"v/1\x01"
 TILED, DEEP, MULTIPART = 0x200, 0x800, 0x1000
@@ -253,7 +253,7 @@ def read_hdr(data: bytes, limits: Limits) -> Picture:
         raise MediaError("is a Radiance picture in XYZ, which is not read")
     height, width = int(size[2]), int(size[4])
     limits.check(width, height)
-    image = cv2().imdecode(np.frombuffer(data, np.uint8), cv2().IMREAD_UNCHANGED)
+    image = opencv_decode(data)
     if image is None or image.shape != (height, width, 3):
         raise MediaError("is damaged: the Radiance picture does not decode")
     picture = Picture([np.ascontiguousarray(image[..., ::-1])], "hdr", linear=True)
@@ -267,12 +267,10 @@ def write_hdr(picture: Picture, writing: Writing) -> bytes:
     """A Radiance picture of the first frame, with the input's header lines."""
     frame = picture.frames[0].astype(np.float32)
     rgb = np.repeat(frame[..., None], 3, 2) if frame.ndim == 2 else frame
-    done, coded = cv2().imencode(".hdr", np.ascontiguousarray(np.maximum(rgb, 0)[..., ::-1]))
-    if not done:
-        raise MediaError("cannot be written as Radiance HDR")
+    coded = opencv_encode(".hdr", np.maximum(rgb, 0)[..., ::-1])
     lines = [line for _, line in picture.carried] if writing.keep else []
     if writing.software and writing.keep:
         lines = [line for line in lines if not line.startswith(b"SOFTWARE=")]
         lines.append(b"SOFTWARE=" + writing.software.encode("ascii", "replace"))
-    head, rest = bytes(coded).split(b"\n", 1)
+    head, rest = coded.split(b"\n", 1)
     return b"\n".join([head, *lines, rest])
