@@ -326,6 +326,33 @@ def test_provenance_moves_nothing_in_exif():
     assert after[:4] == block[:4]
 
 
+def test_a_note_of_ours_costs_nobody_his_metadata():
+    """With the note, these blocks are too large for a JPEG's segments."""
+    tags = tiffblock.Tags()
+    note = bytes(range(256)) * 255
+    tags.exif[NOTE] = tiffblock.Tag(tiffblock.UNDEFINED, len(note), note)
+    exif = tiffblock.build(tags)
+    exif += bytes(65_527 - len(exif))
+    xmp = pictures.xmp(history=True)
+    xmp = xmp.replace(b"<?xpacket end", b" " * (65_500 - len(xmp)) + b"<?xpacket end")
+    full = Picture([SCENE], "jpeg", exif=exif, xmp=xmp)
+    assert images.losses(full, "jpeg") == []
+    read = images.read(images.encode(full, "jpeg", provenance="llenhance 1 dln"))
+    assert read.exif == exif
+    assert read.xmp == xmp
+    # A format without that limit has the note.
+    read = images.read(images.encode(full, "png", provenance="llenhance 1 dln"))
+    assert b"llenhance 1" in read.exif
+    assert b"llenhance 1" in read.xmp
+
+
+def test_a_number_that_grows_beyond_a_segment_is_named():
+    xmp = pictures.xmp().replace(b"tiff:Orientation=", b'tiff:ImageWidth="9" tiff:Orientation=')
+    full = Picture([SCENE], "jpeg", xmp=xmp + b" " * (65_504 - len(xmp)))
+    assert images.losses(full, "jpeg") == ["XMP is too large and is lost"]
+    assert images.read(images.encode(full, "jpeg")).xmp is None
+
+
 def test_history_is_appended_to_the_one_that_is_there():
     after = metadata.with_history(pictures.xmp(history=True), "a <tool> & more")
     assert after.count(b"xmpMM:History>") == 2

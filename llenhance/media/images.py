@@ -238,7 +238,9 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
     blocks = (picture.exif, picture.xmp, picture.iptc)
     lost = [n for n, keep, block in zip(names, kept, blocks, strict=True) if block and not keep]
     if format == "jpeg":
-        found += [f"{name} is too large and is lost" for name in jpeg.too_large(picture)]
+        written = replace(picture, notes=[])
+        metadata.renew(written)  # a larger picture's numbers may have more digits
+        found += [f"{name} is too large and is lost" for name in jpeg.too_large(written)]
     if lost:
         found.append(f"{', '.join(lost)} {'are' if len(lost) > 1 else 'is'} lost")
     return found
@@ -256,8 +258,8 @@ def encode(
 
     ``quality`` (1 to 100) replaces the input's own in JPEG and AVIF, and makes WebP and JPEG 2000
     lossy. ``strip`` drops all metadata but the colour profile, without which the colours would
-    change. ``provenance`` is written into EXIF Software and the XMP history. What the format
-    cannot hold is dropped: :func:`losses` names it. Raises MediaError.
+    change. ``provenance`` is written into EXIF Software and the XMP history, where it fits. What
+    the format cannot hold is dropped: :func:`losses` names it. Raises MediaError.
     """
     row = FORMATS.get(format)
     if row is None or row.writes:
@@ -272,19 +274,27 @@ def encode(
     else:
         metadata.renew(fitting)
         if provenance:
-            _record(fitting, row, provenance)
+            _record(fitting, format, provenance)
     try:
         return WRITERS[format](fitting, Writing(quality, provenance, not strip))
     except DECODER_ERRORS as error:
         raise MediaError(f"cannot be written as {format}: {reason(error)}") from None
 
 
-def _record(picture: Picture, row: Format, provenance: str) -> None:
-    """Name the tool in EXIF Software and, where there is a packet, in the XMP history."""
+def _record(picture: Picture, name: str, provenance: str) -> None:
+    """Name the tool in EXIF Software and, where there is a packet, in the XMP history; but not
+    where a block that fits the format would then be too large for it."""
+    row = FORMATS[name]
+    signed = replace(picture)
     if row.exif:
-        picture.exif = metadata.with_software(picture.exif, provenance)
+        signed.exif = metadata.with_software(picture.exif, provenance)
     if row.xmp and picture.xmp is not None:
-        picture.xmp = metadata.with_history(picture.xmp, provenance)
+        signed.xmp = metadata.with_history(picture.xmp, provenance)
+    left_out = jpeg.too_large(signed) if name == "jpeg" else []
+    if "EXIF" not in left_out:
+        picture.exif = signed.exif
+    if "XMP" not in left_out:
+        picture.xmp = signed.xmp
 
 
 def _fitting(picture: Picture, name: str, row: Format) -> Picture:
