@@ -237,6 +237,26 @@ def test_png_text_time_and_colour_chunks_stay_and_stale_ones_go():
     assert [kind for kind, _ in after].index(b"gAMA") < [k for k, _ in after].index(b"IDAT")
 
 
+def test_png_chunks_that_belong_to_the_original_pixels_are_dropped():
+    """A name's fourth letter says whether a chunk may be kept by whoever does not know it."""
+    colours = [(b"cICP", b"\x09\x10\0\1"), (b"mDCV", bytes(24))]
+    safe = (b"vpAg", b"\0\0\0\1\0\0\0\1\0")
+    data = pictures.with_png_chunks(
+        pictures.pillow(SCENE, "PNG"), *colours, safe, (b"iDOT", bytes(28)), (b"cLLI", bytes(8)),
+        (b"caBX", b"jumb"), (b"mkBS", b"a dark layer"), (b"mkBS", b"another"),
+    )  # fmt: skip
+    read = images.read(data)
+    assert read.notes == [
+        "content credentials were dropped (they are signed for the original)",
+        "a chunk mkBS was dropped (it belongs to the original's pixels)",
+    ]
+    after = pictures.png_chunks(images.encode(read, "png"))
+    assert [part for part in after if part[0] not in (b"IHDR", b"IDAT", b"IEND")] == [
+        *colours,
+        safe,
+    ]
+
+
 def test_png_profiles_as_imagemagick_writes_them_are_understood():
     block = b"Exif\0\0" + pictures.exif(6)
     text = b"\nexif\n%8d\n" % len(block) + block.hex().encode() + b"\n"

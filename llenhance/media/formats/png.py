@@ -26,10 +26,14 @@ MAX_TEXT = 64 << 20  # bytes that a compressed text or profile may grow to
 # Chunks that follow from the pixels, or that the writer makes itself.
 OWN = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"iCCP", b"eXIf"}
 # Chunks that no longer fit once the pixels changed: background and histogram of a palette,
-# significant bits, a suggested palette, a time that was the original's last change.
-STALE = {b"bKGD", b"hIST", b"sBIT", b"sPLT"}
-# Chunks that stand before the pixels' colours are known.
-COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP"}
+# significant bits, a suggested palette, levels of light, offsets into the coded pixels (Apple's).
+STALE = {b"bKGD", b"hIST", b"sBIT", b"sPLT", b"cLLI", b"pCAL", b"iDOT"}
+# Chunks that tell what the pixels' values mean, and stand before them.
+COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV"}
+# Chunks that fit other pixels too, though their names say that whoever does not know them must not
+# keep them: the time, which stays as EXIF's does, the size of what is seen, a stereo layout.
+FITTING = COLOUR | {b"tIME", b"sCAL", b"sTER"}
+CREDENTIALS = b"caBX"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
@@ -131,12 +135,22 @@ def _sort(picture: Picture, kind: bytes, body: bytes) -> None:
             picture.carried.append((kind, body))
         elif kind == b"iTXt" and body.startswith(XMP_KEY + b"\0"):
             picture.xmp = _international_text(body)
+        elif kind == CREDENTIALS:
+            _note(picture, "content credentials were dropped (they are signed for the original)")
+        elif kind[3:4].isupper() and kind not in FITTING:
+            name = kind.decode("latin-1")
+            _note(picture, f"a chunk {name} was dropped (it belongs to the original's pixels)")
         elif kind in (b"zTXt", b"tEXt") and body.startswith(RAW_PROFILE):
             _raw_profile(picture, kind, body)
         else:
             picture.carried.append((kind, body))
     except (ValueError, IndexError, MediaError):
         picture.notes.append(f"a damaged {kind.decode('latin-1')} chunk was dropped")
+
+
+def _note(picture: Picture, text: str) -> None:
+    if text not in picture.notes:
+        picture.notes.append(text)
 
 
 def _international_text(body: bytes) -> bytes:
