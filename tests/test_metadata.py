@@ -326,6 +326,35 @@ def test_strip_drops_all_metadata(name):
     assert (read.exif, read.xmp, read.iptc) == (None, None, None)
 
 
+def test_strip_keeps_what_tells_the_meaning_of_the_values():
+    png = pictures.with_png_chunks(
+        pictures.pillow(SCENE, "PNG"), (b"cICP", b"\x09\x10\0\1"),
+        (b"gAMA", struct.pack(">I", 100_000)), (b"tEXt", b"Author\0me"),
+    )  # fmt: skip
+    after = pictures.png_chunks(images.encode(images.read(png), "png", strip=True, provenance="x"))
+    assert [kind for kind, _ in after] == [b"IHDR", b"cICP", b"gAMA", b"IDAT", b"IEND"]
+
+    light = SCENE.astype(np.float32) / 255
+    primaries = struct.pack("<8f", 0.7347, 0.2653, 0, 1, 0.0001, -0.077, 0.32168, 0.33767)
+    carried = [(b"chromaticities", b"chromaticities\0" + primaries), (b"owner", b"string\0me")]
+    exr = images.encode(Picture([light], "exr", linear=True, carried=carried), "exr")
+    stripped = images.encode(images.read(exr), "exr", strip=True, provenance="x")
+    assert images.read(stripped).icc == images.read(exr).icc
+    assert carried[0] in images.read(stripped).carried
+    assert b"owner" not in stripped
+    assert b"software" not in stripped
+
+    lines = [
+        (b"", b"EXPOSURE=2.5"),
+        (b"", b"PRIMARIES=.7 .3 .2 .7 .1 .05 .33 .33"),
+        (b"", b"VIEW=x"),
+    ]
+    hdr = images.encode(Picture([light], "hdr", linear=True, carried=lines), "hdr")
+    assert images.read(hdr).carried == lines
+    stripped = images.encode(images.read(hdr), "hdr", strip=True, provenance="x")
+    assert images.read(stripped).carried == lines[:2]
+
+
 @pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "webp"])
 def test_provenance_is_written_and_has_no_time(name):
     tool = "llenhance 1.0 dln alpha=0.8 sha256:0123456789abcdef"

@@ -161,6 +161,14 @@ WRITERS = {
 }
 
 
+# Which of the parts that only the same format takes back stay when metadata is stripped.
+SHOWING: Mapping[str, Callable[[bytes, bytes], bool]] = {
+    "png": png.tells_colours,
+    "exr": scene.exr_tells_colours,
+    "hdr": scene.hdr_tells_colours,
+}
+
+
 def read(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> Picture:
     """Decode a picture, upright, with its metadata.
 
@@ -257,9 +265,10 @@ def encode(
     """The bytes of a picture in a format, with its metadata; ``picture`` is not changed.
 
     ``quality`` (1 to 100) replaces the input's own in JPEG and AVIF, and makes WebP and JPEG 2000
-    lossy. ``strip`` drops all metadata but the colour profile, without which the colours would
-    change. ``provenance`` is written into EXIF Software and the XMP history, where it fits. What
-    the format cannot hold is dropped: :func:`losses` names it. Raises MediaError.
+    lossy. ``strip`` drops all metadata but the colour profile and what else tells how the values
+    are meant, without which the colours would change. ``provenance`` is written into EXIF Software
+    and the XMP history, where it fits. What the format cannot hold is dropped: :func:`losses` names
+    it. Raises MediaError.
     """
     row = FORMATS.get(format)
     if row is None or row.writes:
@@ -268,9 +277,12 @@ def encode(
         raise MediaError(f"a quality is 1 to 100, not {quality}")
     fitting = _fitting(picture, format, row)
     if strip:
+        tells = SHOWING.get(format)
+        carried = [part for part in fitting.carried if tells and tells(*part)]
         fitting = replace(
-            fitting, exif=None, xmp=None, iptc=None, photoshop=None, dpi=None, carried=[], pages=[]
-        )
+            fitting, exif=None, xmp=None, iptc=None, photoshop=None, dpi=None, carried=carried,
+            pages=[],
+        )  # fmt: skip
     else:
         metadata.renew(fitting)
         if provenance:

@@ -104,4 +104,4 @@ class Writing:
 
     quality: int | None = None  # 1 to 100, where the format has one; None for the input's own
     software: str | None = None  # what made the picture
-    keep: bool = True  # all metadata; else of all of it the colour profile alone
+    keep: bool = True  # all metadata; else only what tells the meaning of the values

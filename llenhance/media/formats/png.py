@@ -37,6 +37,11 @@ CREDENTIALS = b"caBX"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
+def tells_colours(kind: bytes, _body: bytes) -> bool:
+    """Whether a chunk that is carried is needed to show the picture as it is meant."""
+    return kind in COLOUR
+
+
 @dataclass(frozen=True)
 class Header:
     width: int

@@ -57,6 +57,20 @@ STRUCTURE = {
 }
 
 
+# Header lines of a Radiance picture that say what its values mean.
+MEANING = (b"EXPOSURE=", b"COLORCORR=", b"PRIMARIES=", b"PIXASPECT=")
+
+
+def exr_tells_colours(name: bytes, _value: bytes) -> bool:
+    """Whether an attribute that is carried is needed to show an EXR as it is meant."""
+    return name in (b"chromaticities", b"whiteLuminance", b"pixelAspectRatio")
+
+
+def hdr_tells_colours(_name: bytes, line: bytes) -> bool:
+    """Whether a header line is needed to show a Radiance picture as it is meant."""
+    return line.startswith(MEANING)
+
+
 class _Attribute(NamedTuple):
     name: bytes
     kind: bytes
@@ -216,8 +230,7 @@ def write_exr(picture: Picture, writing: Writing) -> bytes:
     except av.FFmpegError as error:
         raise MediaError(f"cannot be written as EXR: {reason(error)}") from None
     coded = b"".join(bytes(packet) for packet in packets)
-    carried = picture.carried if writing.keep else []
-    extra = [_Attribute(name, *value.split(b"\0", 1)) for name, value in carried]
+    extra = [_Attribute(name, *value.split(b"\0", 1)) for name, value in picture.carried]
     if writing.software and writing.keep:
         extra = [row for row in extra if row.name != b"software"]
         extra.append(_Attribute(b"software", b"string", writing.software.encode()))
@@ -268,7 +281,7 @@ def write_hdr(picture: Picture, writing: Writing) -> bytes:
     frame = picture.frames[0].astype(np.float32)
     rgb = np.repeat(frame[..., None], 3, 2) if frame.ndim == 2 else frame
     coded = opencv_encode(".hdr", np.maximum(rgb, 0)[..., ::-1])
-    lines = [line for _, line in picture.carried] if writing.keep else []
+    lines = [line for _, line in picture.carried]
     if writing.software and writing.keep:
         lines = [line for line in lines if not line.startswith(b"SOFTWARE=")]
         lines.append(b"SOFTWARE=" + writing.software.encode("ascii", "replace"))
