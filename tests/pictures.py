@@ -295,8 +295,13 @@ def _box(kind: bytes, *parts: bytes) -> bytes:
     return struct.pack(">I4s", len(body) + 8, kind) + body
 
 
-def heic(image: Array, *, turn: int = 0, ten_bit: bool = False) -> bytes:
-    """A HEIC of one picture, by x265 in PyAV. ``turn``: quarter turns to the left (irot)."""
+def heic(
+    image: Array, *, turn: int = 0, ten_bit: bool = False, colour: bytes | None = None
+) -> bytes:
+    """A HEIC of one picture, by x265 in PyAV.
+
+    ``turn``: quarter turns to the left (irot). ``colour``: a colr box.
+    """
     import av
 
     out = io.BytesIO()
@@ -320,6 +325,8 @@ def heic(image: Array, *, turn: int = 0, ten_bit: bool = False) -> bytes:
     properties.append(_box(b"pixi", bytes(4), bytes([3] + [10 if ten_bit else 8] * 3)))
     if turn:
         properties.append(_box(b"irot", bytes([turn])))
+    if colour:
+        properties.append(colour)
     numbers = bytes([0x81, *range(2, len(properties) + 1)])
     head = _box(b"ftyp", b"heic", bytes(4), b"heic", b"mif1")
 

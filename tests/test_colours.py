@@ -159,6 +159,56 @@ def test_a_profile_that_does_not_fit_is_dropped_and_named():
     assert junk.icc is None
 
 
+@pytest.mark.parametrize("target", ["avif", "png"])
+@pytest.mark.parametrize("source", ["avif", "png"])
+def test_colours_told_by_numbers_are_named_and_kept(source, target):
+    frame = SCENE.astype(np.uint16) * 257
+    if source == "avif":
+        data = bytes(
+            imagecodecs.avif_encode(
+                frame >> 6, level=90, bitspersample=10, primaries=9, transfer=16, matrix=9
+            )
+        )
+    else:
+        data = images.encode(Picture([frame], "png"), "png")
+        data = pictures.with_png_chunks(data, (b"cICP", b"\x09\x10\0\1"))
+    read = images.read(data)
+    assert read.notes == ["its colours (BT.2020, PQ) are taken for sRGB"]
+    assert images.losses(read, "jpeg")[-1] == "what tells its colours (BT.2020, PQ) is lost"
+    assert "lost" not in " ".join(images.losses(read, target))
+    for strip in (False, True):
+        back = images.encode(read, target, strip=strip)
+        assert images.read(back).cicp[:2] == (9, 16)
+        if target == "avif":
+            matrix = b"\0\x09" if source == "avif" else b"\0\x06"
+            assert b"colrnclx\0\x09\0\x10" + matrix in back
+        else:
+            assert (b"cICP", b"\x09\x10\0\1") in pictures.png_chunks(back)
+
+
+def test_a_profile_goes_before_numbers():
+    data = pictures.pillow(SCENE, "PNG", icc_profile=pictures.icc("p3"))
+    read = images.read(pictures.with_png_chunks(data, (b"cICP", b"\x09\x10\0\1")))
+    assert read.notes == []
+    assert images.losses(read, "jpeg") == []
+    assert b"colrnclx\0\x02\0\x02" in images.encode(read, "avif")
+    assert b"cICP" in images.encode(read, "png")
+
+
+def test_colours_near_srgb_are_no_news():
+    for numbers in ((1, 13), (2, 2), (1, 1), (6, 6)):
+        data = imagecodecs.avif_encode(SCENE, level=90, primaries=numbers[0], transfer=numbers[1])
+        assert images.read(bytes(data)).notes == []
+        assert images.losses(images.read(bytes(data)), "jpeg") == []
+
+
+def test_a_heic_in_hdr_says_so():
+    pytest.importorskip("pillow_heif")
+    told = b"\0\0\0\x13colrnclx\0\x09\0\x10\0\x09\x80"
+    read = images.read(pictures.heic(SCENE, ten_bit=True, colour=told))
+    assert read.notes == ["its colours (BT.2020, PQ) are taken for sRGB"]
+
+
 def test_cmyk_jpeg_is_converted_and_says_so():
     cmyk = Image.fromarray(SCENE).convert("CMYK")
     read = images.read(pictures.pillow(cmyk, "JPEG", quality=95))

@@ -239,7 +239,7 @@ def test_png_text_time_and_colour_chunks_stay_and_stale_ones_go():
 
 def test_png_chunks_that_belong_to_the_original_pixels_are_dropped():
     """A name's fourth letter says whether a chunk may be kept by whoever does not know it."""
-    colours = [(b"cICP", b"\x09\x10\0\1"), (b"mDCV", bytes(24))]
+    colours = [(b"cICP", b"\x01\x0d\0\1"), (b"mDCV", bytes(24))]
     safe = (b"vpAg", b"\0\0\0\1\0\0\0\1\0")
     data = pictures.with_png_chunks(
         pictures.pillow(SCENE, "PNG"), *colours, safe, (b"iDOT", bytes(28)), (b"cLLI", bytes(8)),

@@ -41,6 +41,7 @@ class Format:
     xmp: bool = False
     iptc: bool = False
     icc: bool = False
+    cicp: bool = False  # colours told by the numbers of H.273
     bits: int = 0  # of a sample, where they are fewer than the dtype has
     linear: bool = False  # values are light
     writes: str = ""  # the format that an output of this input takes; "" is its own
@@ -54,7 +55,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ),
         "png": Format(
             (".png", ".apng"), ("uint8", "uint16"), grey=True, alpha=True, frames="animation",
-            exif=True, xmp=True, iptc=True, icc=True,
+            exif=True, xmp=True, iptc=True, icc=True, cicp=True,
         ),
         "tiff": Format(
             (".tif", ".tiff"), ("uint8", "uint16", "float32"), grey=True, alpha=True,
@@ -70,7 +71,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ),
         "avif": Format(
             (".avif", ".avifs"), ("uint8", "uint16"), grey=True, alpha=True, frames="animation",
-            exif=True, xmp=True, icc=True, bits=12,
+            exif=True, xmp=True, icc=True, cicp=True, bits=12,
         ),
         "gif": Format((".gif",), ("uint8",), alpha=True, frames="animation", xmp=True, icc=True),
         "heif": Format((".heic", ".heif", ".hif"), (), writes="jpeg"),
@@ -186,6 +187,9 @@ def read(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = F
         _turn_upright(picture)
         first = picture.frames[0]
         colour.usable(picture, 1 if first.ndim == 2 else first.shape[2])
+        told = colour.unlike_srgb(picture.cicp)
+        if told and not picture.icc:
+            picture.notes.append(f"its colours ({told}) are taken for sRGB")
     except MediaError:
         raise
     except DECODER_ERRORS as error:
@@ -239,6 +243,10 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
     converted = row.linear or not _keeps_profile(picture, row)
     if converted and not picture.linear and not colour.is_srgb(picture.icc):
         found.append("the colours are converted to sRGB and the profile is lost")
+    # Pillow, which writes animated AVIF, has no way to tell them.
+    if not row.cicp or (format == "avif" and picture.animated):
+        told = "" if picture.icc else colour.unlike_srgb(picture.cicp)
+        found += [f"what tells its colours ({told}) is lost"] if told else []
     if picture.linear and not row.linear and "float32" not in row.depths:
         found.append("light above 1 is compressed")
     kept = (row.exif, row.xmp, row.iptc)

@@ -33,6 +33,9 @@ class Picture:
     iptc: bytes | None = None  # IIM records (Photoshop resource 0x0404)
     photoshop: bytes | None = None  # other Photoshop resources, as "8BIM" blocks, no thumbnails
     icc: bytes | None = None  # the profile that the frames' values are in; None is sRGB
+    # Primaries, transfer and matrix by the numbers of H.273, where the file tells them. A profile
+    # goes before them.
+    cicp: tuple[int, int, int] | None = None
     dpi: tuple[float, float] | None = None  # pixels per inch across and down
 
     # How it was coded, so that it can be coded so again.

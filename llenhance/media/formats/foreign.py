@@ -55,6 +55,7 @@ def read_heif(data: bytes, limits: Limits) -> Picture:
     except ImportError:
         raise MediaError("is HEIC, which needs: pip install 'llenhance[heif]'") from None
     picture = Picture([], "heif", exif=meta.exif, xmp=meta.xmp, icc=meta.icc)
+    picture.cicp = None if meta.icc else meta.cicp
     try:
         with quiet():
             file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)

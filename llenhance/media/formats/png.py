@@ -134,6 +134,8 @@ def _sort(picture: Picture, kind: bytes, body: bytes) -> None:
             picture.exif = body
         elif kind == b"iCCP":
             picture.icc = _inflate(body[body.index(b"\0") + 2 :])
+        elif kind == b"cICP" and len(body) == 4:
+            picture.cicp = (body[0], body[1], body[2])
         elif kind == b"pHYs" and len(body) == 9 and body[8] == 1:
             across, down = struct.unpack(">II", body[:8])
             picture.dpi = (across * 0.0254, down * 0.0254) if across and down else None
@@ -324,6 +326,9 @@ def write(picture: Picture, writing: Writing) -> bytes:  # noqa: ARG001
     carried = picture.carried if picture.format == "png" else []
     if picture.icc:
         body.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc)))
+    if picture.cicp:
+        # PNG holds RGB, matrix 0, over the whole range.
+        body.append(chunk(b"cICP", bytes([*(min(n, 255) for n in picture.cicp[:2]), 0, 1])))
     body += [chunk(*part) for part in carried if part[0] in COLOUR]
     if picture.dpi and not any(kind == b"pHYs" for kind, _ in carried):
         metre = [round(dots / 0.0254) for dots in picture.dpi]
