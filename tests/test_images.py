@@ -278,6 +278,33 @@ def test_tiff_keeps_compression_predictor_and_half_floats():
         assert (file.pages[0].compression.name, int(file.pages[0].predictor)) == ("LZW", 2)
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_a_tiff_channel_of_no_kind_is_no_transparency(channels):
+    frame = picture(20, 30, channels, np.uint8)
+    colours = 1 if channels == 2 else 3
+    out = io.BytesIO()
+    tifffile.imwrite(
+        out, frame, photometric="rgb" if colours == 3 else "minisblack", planarconfig="contig",
+        extrasamples=["unspecified"] * (channels - colours), metadata=None,
+    )  # fmt: skip
+    read = images.read(out.getvalue())
+    assert np.array_equal(read.frames[0], frame[..., 0] if colours == 1 else frame[..., :3])
+    assert read.notes == [
+        "2 extra channels were dropped" if channels == 5 else "1 extra channel was dropped"
+    ]
+
+
+def test_a_tiff_channel_of_untold_kind_is_transparency():
+    frame = picture(20, 30, 4, np.uint8)
+    done, coded = cv2.imencode(".tif", frame[..., [2, 1, 0, 3]])
+    assert done
+    with tifffile.TiffFile(io.BytesIO(bytes(coded))) as file:
+        assert not file.pages[0].extrasamples
+    read = images.read(bytes(coded))
+    assert np.array_equal(read.frames[0], frame)
+    assert not read.notes
+
+
 def test_tiff_pages_all_come_back_and_thumbnails_do_not():
     pages = [picture(20, 30, 3, np.uint8), picture(10, 12, 1, np.uint16)]
     out = io.BytesIO()
@@ -554,6 +581,23 @@ def test_radiance_keeps_light_and_header():
     assert b"\nVIEW= -vtv\n" in again
     assert b"\nSOFTWARE=llenhance 1\n" in again
     assert np.array_equal(images.read(again).frames[0], read.frames[0])
+
+
+def test_light_in_primaries_of_its_own_is_converted_for_radiance():
+    light = np.tile(np.array([0.2, 0.1, 0.05], np.float32), (4, 5, 1))
+    ap0 = struct.pack("<8f", 0.7347, 0.2653, 0, 1, 0.0001, -0.077, 0.32168, 0.33767)
+    given_ = Picture(
+        [light], "exr", linear=True, carried=[(b"chromaticities", b"chromaticities\0" + ap0)]
+    )
+    read = images.read(images.encode(given_, "exr"))
+    assert images.losses(read, "exr") == []
+    assert images.losses(read, "hdr") == [
+        "the colours are converted to sRGB and the profile is lost"
+    ]
+    back = images.read(images.encode(read, "hdr")).frames[0]
+    # The matrix from AP0 to linear sRGB, as in the ACES documents.
+    aces = [[2.5217, -1.1340, -0.3878], [-0.2765, 1.3727, -0.0962], [-0.0154, -0.1530, 1.1683]]
+    np.testing.assert_allclose(back[0, 0], np.array(aces) @ light[0, 0], atol=0.004)
 
 
 def test_light_above_one_is_brightened_and_not_clipped():

@@ -241,7 +241,9 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
         elif row.frames == "animation" and not picture.animated:
             found.append(f"only the first of {len(picture.frames)} pages is kept")
     converted = row.linear or not _keeps_profile(picture, row)
-    if converted and not picture.linear and not colour.is_srgb(picture.icc):
+    if _changes_primaries(picture, format) or (
+        converted and not picture.linear and not colour.is_srgb(picture.icc)
+    ):
         found.append("the colours are converted to sRGB and the profile is lost")
     # Pillow, which writes animated AVIF, has no way to tell them.
     if not row.cicp or (format == "avif" and picture.animated):
@@ -323,7 +325,10 @@ def _fitting(picture: Picture, name: str, row: Format) -> Picture:
     if not row.frames or (row.frames == "animation" and not picture.animated):
         frames = frames[:1]
     icc = picture.icc
-    if row.linear and not picture.linear:
+    if _changes_primaries(picture, name):
+        frames = [colour.as_light(colour.as_srgb(frame, icc)) for frame in frames]
+        icc = None
+    elif row.linear and not picture.linear:
         values = [colour.as_srgb(convert(frame, FLOAT), icc) for frame in frames]
         frames = [colour.as_light(frame) for frame in values]
         icc = None
@@ -341,6 +346,13 @@ def _fitting(picture: Picture, name: str, row: Format) -> Picture:
         carried=picture.carried if picture.format == name else [],
         notes=list(picture.notes),
     )
+
+
+def _changes_primaries(picture: Picture, name: str) -> bool:
+    """Whether light in primaries of its own goes to a format of light that does not tell them."""
+    if not (picture.linear and FORMATS[name].linear) or picture.format == name:
+        return False
+    return picture.icc is not None and picture.icc != colour.linear_profile()
 
 
 def _keeps_profile(picture: Picture, row: Format) -> bool:

@@ -113,10 +113,13 @@ def _page(page: Any, data: bytes, limits: Limits, picture: Picture) -> Array:
         picture.predictor = int(page.predictor) != 1
         picture.depth = int(page.bitspersample)
         picture.icc = page.iccprofile
+    # One sample more is alpha where no kind is told, as OpenCV writes it. Of kind 0 it is none:
+    # near infrared, depth, a spot colour.
     extras = [int(kind) for kind in page.extrasamples]
-    alpha = planes[..., colours] if samples > colours else None
-    if samples > colours + 1:
-        picture.notes.append(f"{samples - colours - 1} extra channels were dropped")
+    alpha = planes[..., colours] if samples > colours and extras[:1] != [0] else None
+    if dropped := samples - colours - (alpha is not None):
+        channels = "extra channel was" if dropped == 1 else "extra channels were"
+        picture.notes.append(f"{dropped} {channels} dropped")
     image = planes[..., :colours]
     if photometric == PALETTE:
         table = np.asarray(page.colormap)
