@@ -186,6 +186,41 @@ def test_colours_told_by_numbers_are_named_and_kept(source, target):
             assert (b"cICP", b"\x09\x10\0\1") in pictures.png_chunks(back)
 
 
+def tiff_of(*pages):
+    """(frame, photometric, profile) of each page -> a TIFF."""
+    out = io.BytesIO()
+    with tifffile.TiffWriter(out) as file:
+        for frame, kind, profile in pages:
+            file.write(frame, photometric=kind, iccprofile=profile, metadata=None)
+    return out.getvalue()
+
+
+def test_every_page_of_a_tiff_goes_by_its_own_profile():
+    cmyk, inks = np.asarray(Image.fromarray(SCENE).convert("CMYK")), pictures.cmyk_icc()
+    read = images.read(tiff_of((cmyk, "separated", inks), (cmyk, "separated", inks)))
+    assert np.array_equal(*read.frames)
+    assert read.notes == ["CMYK was converted by its profile and comes back as sRGB"]
+
+    p3, srgb = pictures.icc("p3"), pictures.icc("srgb")
+    converted = colour.as_srgb(SCENE, p3)
+    assert not np.array_equal(converted, SCENE)
+    for first in ((SCENE, "rgb", srgb), (SCENE[..., 0], "minisblack", None)):
+        read = images.read(tiff_of(first, (SCENE, "rgb", p3)))
+        assert np.array_equal(read.frames[0], first[0])
+        assert np.array_equal(read.frames[1], converted)
+        assert read.icc is None
+        assert read.notes == ["its pages have unlike colour profiles and come back as sRGB"]
+
+
+def test_pages_of_one_profile_keep_it():
+    p3, srgb = pictures.icc("p3"), pictures.icc("srgb")
+    read = images.read(tiff_of((SCENE, "rgb", p3), (SCENE, "rgb", p3)))
+    assert (read.icc, read.notes) == (p3, [])
+    assert all(np.array_equal(frame, SCENE) for frame in read.frames)
+    read = images.read(tiff_of((SCENE, "rgb", srgb), (SCENE[..., 0], "minisblack", None)))
+    assert (read.icc, read.notes) == (srgb, [])
+
+
 def test_a_profile_goes_before_numbers():
     data = pictures.pillow(SCENE, "PNG", icc_profile=pictures.icc("p3"))
     read = images.read(pictures.with_png_chunks(data, (b"cICP", b"\x09\x10\0\1")))
