@@ -205,6 +205,22 @@ def test_png_of_any_depth_and_interlace_is_grey_over_the_whole_range(bits):
     assert np.array_equal(read, expected)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_png_grey_key_of_few_bits_becomes_alpha(bits):
+    top = 2**bits - 1
+    values = np.arange(64, dtype=np.uint8).reshape(4, 16) % (top + 1)
+    spread = (values[..., None] >> np.arange(bits)[::-1]) & 1
+    body = zlib.compress(np.pad(np.packbits(spread.reshape(4, -1), axis=1), ((0, 0), (1, 0))))
+    data = pictures.with_png_chunks(
+        b"\x89PNG\r\n\x1a\n", (b"IHDR", struct.pack(">IIBBBBB", 16, 4, bits, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", top)), (b"IDAT", body), (b"IEND", b""),
+    )  # fmt: skip
+    read = images.read(data).frames[0]
+    assert read.shape == (4, 16, 4 if bits == 1 else 2)
+    assert np.array_equal(read[..., 0], values * (255 // top))
+    assert np.array_equal(read[..., -1], np.where(values == top, 0, 255))
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_png_colour_key_becomes_alpha(dtype):
     frame = picture(6, 7, 3, dtype)

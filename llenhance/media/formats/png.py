@@ -197,9 +197,20 @@ def _still(
             limits.damaged("it holds fewer pixels than it claims")
             picture.truncated = True
         return _still_16(header, [ihdr, *rest], transparent)
+    if header.colour == 0 and header.bits < 8:
+        # Pillow spreads the samples over 8 bits, and leaves the clear one's value as it was.
+        rest = [
+            (kind, _spread(body, header.bits) if kind == b"tRNS" else body) for kind, body in rest
+        ]
     coded = SIGNATURE + b"".join(chunk(*part) for part in [ihdr, *rest]) + chunk(b"IEND", b"")
     opener = Opener(lambda: PngImagePlugin.PngImageFile(io.BytesIO(coded)))
     return pillow_array(opener, limits, picture)
+
+
+def _spread(key: bytes, bits: int) -> bytes:
+    """A grey tRNS chunk's value of so many bits over the range of 8."""
+    top = 2**bits - 1
+    return struct.pack(">H", (int.from_bytes(key[:2], "big") & top) * 255 // top)
 
 
 def _still_16(header: Header, parts: list[tuple[bytes, bytes]], transparent: bytes | None) -> Array:
