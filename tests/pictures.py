@@ -346,6 +346,25 @@ def heic(
     return head + meta(offset) + _box(b"mdat", data)
 
 
+def psd(
+    image: Array, mode: int = 3, *, bits: int = 8, transparent: bool = False,
+    resources: tuple[tuple[int, bytes], ...] = (),
+) -> bytes:  # fmt: skip
+    """A flat Photoshop document of (H, W, channels) samples. ``mode``: 3 RGB, 4 CMYK, 9 Lab.
+
+    ``transparent``: the layers that are not there say that the last channel is their alpha.
+    """
+    height, width, channels = image.shape
+    rows = b""
+    for number, data in resources:
+        rows += b"8BIM" + struct.pack(">HHI", number, 0, len(data)) + data + bytes(len(data) % 2)
+    layers = struct.pack(">IhH", 4, -1 if transparent else 0, 0)
+    head = struct.pack(">4sH6xHIIHH", b"8BPS", 1, channels, height, width, bits, mode)
+    sections = (b"", rows, layers)
+    head += b"".join(struct.pack(">I", len(part)) + part for part in sections)
+    return head + bytes(2) + image.transpose(2, 0, 1).tobytes()
+
+
 def dng(image: Array, orientation: int = 1) -> bytes:
     """A DNG of an RGGB sensor that saw ``image``, (H, W, 3) uint16 linear sRGB light."""
     import tifffile

@@ -42,6 +42,7 @@ def samples():
     told = isobmff.with_metadata(pictures.heic(SCENE), pictures.exif(6), pictures.xmp(6), None)
     files.append(("heif", told))
     files.append(("raw", pictures.dng(SCENE.astype(np.uint16))))
+    files.append(("rare", pictures.psd(SCENE, resources=((0x0422, pictures.exif()),))))
     first, *others = [Image.fromarray(frame) for frame in animation(3)]
     for name in ("GIF", "PNG", "WEBP", "TIFF"):
         data = pictures.pillow(first, name, save_all=True, append_images=others)

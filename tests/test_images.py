@@ -802,6 +802,42 @@ def test_reading_pictures_is_light():
     assert done.stdout.strip() == "[]"
 
 
+def test_photoshop_documents_are_read_with_what_they_carry():
+    resources = (
+        (0x0404, pictures.iptc()), (0x040F, pictures.icc("p3")), (0x040C, b"a thumbnail"),
+        (0x0422, pictures.exif()), (0x0424, pictures.xmp()),
+    )  # fmt: skip
+    read = images.read(pictures.psd(SCENE, resources=resources))
+    assert (read.format, read.notes) == ("rare", [])
+    assert np.array_equal(read.frames[0], SCENE)
+    back = images.read(images.encode(read, "png"))
+    assert back.icc == pictures.icc("p3")
+    assert (back.xmp, back.iptc) == (pictures.xmp(), pictures.iptc())
+    assert pictures.MAKER_NOTE in back.exif
+
+    four = picture(20, 30, 4, np.uint8)
+    assert np.array_equal(images.read(pictures.psd(four, transparent=True)).frames[0], four)
+    assert np.array_equal(images.read(pictures.psd(four)).frames[0], four[..., :3])
+
+    ink = np.asarray(Image.fromarray(SCENE).convert("CMYK"))
+    read = images.read(pictures.psd(255 - ink, 4))
+    assert np.abs(read.frames[0].astype(int) - SCENE).max() <= 2
+    assert "CMYK" in read.notes[0]
+
+
+def test_rare_photoshop_documents_are_refused_in_one_line():
+    with pytest.raises(MediaError, match=r"16 bits a channel, which is not read"):
+        images.read(pictures.psd(picture(20, 30, 3, np.uint16), bits=16))
+    with pytest.raises(MediaError, match=r"rare kind \(LAB\)"):
+        images.read(pictures.psd(SCENE, 9))
+    data = pictures.psd(SCENE)
+    with pytest.raises(MediaError, match="max-pixels"):
+        images.read(data, max_pixels=1000)
+    for cut in (20, 30, 40, len(data) - 9):
+        with pytest.raises(MediaError, match="is damaged"):
+            images.read(data[:cut])
+
+
 @pytest.mark.parametrize("suffix", ["pcx", "sgi", "ico", "dds"])
 def test_rare_formats_are_read_and_written_as_png(suffix):
     image = pictures.dark_scene(32, 32, 3)

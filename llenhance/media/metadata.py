@@ -235,7 +235,7 @@ def with_history(xmp: bytes, software: str) -> bytes:
 # Photoshop resources and IPTC ------------------------------------------------------------------
 
 
-def _resources(block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+def resources(block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """Each whole Photoshop resource: its number, all of its bytes, its data."""
     at = 0
     while block[at : at + 4] == b"8BIM" and at + 7 <= len(block):
@@ -256,7 +256,7 @@ def split_photoshop(block: bytes) -> tuple[bytes | None, bytes | None]:
     """Photoshop resources -> (the IPTC records, all others but thumbnails); None for none."""
     iptc = None
     others = b""
-    for number, whole, data in _resources(block):
+    for number, whole, data in resources(block):
         if number == PHOTOSHOP_IPTC:
             iptc = data
         elif number not in PHOTOSHOP_THUMBNAILS:

@@ -140,8 +140,12 @@ class Opener:
         self._image = None
 
 
-def pillow_array(opener: Opener, limits: Limits, picture: Picture, *, frame: int = 0) -> Array:
+def pillow_array(
+    opener: Opener, limits: Limits, picture: Picture, *, frame: int = 0, cmyk: bool = False
+) -> Array:
     """Decode with a Pillow plugin: (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) uint8.
+
+    ``cmyk``: the caller knows what to do with four channels of ink, 0 for none.
 
     ``opener`` makes the plugin itself, not Image.open: that has a pixel limit of its own, which
     is the process's, and would ask every plugin. Raises MediaError.
@@ -154,7 +158,7 @@ def pillow_array(opener: Opener, limits: Limits, picture: Picture, *, frame: int
             if frame:
                 image.seek(frame)
             image.load()
-            return array(image)
+            return np.array(image) if cmyk and image.mode == "CMYK" else array(image)
 
     global _forgiven
     try:
