@@ -496,6 +496,23 @@ def test_gif_of_few_colours_is_exact():
     assert np.array_equal(read.frames[0], frame)
 
 
+def test_an_animated_avif_tells_no_number_of_loops():
+    frames = [SCENE, SCENE[::-1].copy()]
+    durations = [Fraction(1, 10)] * 2
+    for loops, told in ((0, []), (3, ["the animation repeats without end"])):
+        given_ = Picture(frames, "gif", durations=durations, loops=loops)
+        assert images.losses(given_, "avif") == told
+        assert images.losses(given_, "webp") == []
+
+
+def test_a_tiff_of_64_bit_floats_says_what_it_loses():
+    out = io.BytesIO()
+    tifffile.imwrite(out, SCENE / 255, photometric="rgb")
+    read = images.read(out.getvalue())
+    assert read.frames[0].dtype == np.float32
+    assert read.notes == ["floating point values of 64 bits were read as 32 bits"]
+
+
 def test_what_a_still_format_loses_of_an_animation():
     given_ = Picture(animation(), "gif", durations=TIMES)
     assert images.losses(given_, "jpeg") == ["only the first of 4 frames is kept"]

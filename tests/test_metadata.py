@@ -171,6 +171,33 @@ def test_metadata_goes_from_every_format_to_every_other(source, target):
         assert "IPTC is lost" in images.losses(first, target)
 
 
+def test_what_only_one_format_has_is_named_where_another_loses_it():
+    extended = b"http://ns.adobe.com/xmp/extension/\0" + b"A" * 32 + bytes(8) + b"<x/>"
+    data = pictures.photo()
+    data = data[:20] + pictures.jpeg_segment(0xE1, extended) + data[20:]
+    lost = "what only JPEG has is lost (extended XMP, APP5, comment)"
+    assert lost in images.losses(images.read(data), "png")
+    assert images.losses(images.read(data), "jpeg") == []
+
+    primaries = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+    ordinary = [(b"gAMA", struct.pack(">I", 45455)), (b"cHRM", primaries), (b"sRGB", b"\0"),
+                (b"pHYs", struct.pack(">IIB", 2835, 2835, 1))]  # fmt: skip
+    plain = pictures.with_png_chunks(pictures.pillow(SCENE, "PNG"), *ordinary)
+    assert images.losses(images.read(plain), "jpeg") == []
+    rich = (b"gAMA", struct.pack(">I", 100_000)), (b"tEXt", b"Author\0me"), (b"tEXt", b"Title\0x")
+    data = pictures.with_png_chunks(pictures.pillow(SCENE, "PNG"), *rich)
+    assert images.losses(images.read(data), "jpeg") == ["what only PNG has is lost (gAMA, tEXt)"]
+
+    gif = Picture([SCENE], "gif", carried=[(b"comment", b"hello")])
+    assert images.losses(gif, "png") == ["what only GIF has is lost (comment)"]
+    light = SCENE.astype(np.float32) / 255
+    exr = images.read(images.encode(Picture([light], "exr", linear=True), "exr"))
+    assert images.losses(exr, "hdr") == []
+    lines = [(b"", b"# made by hand"), (b"", b"EXPOSURE=2")]
+    hdr = Picture([light], "hdr", linear=True, carried=lines)
+    assert images.losses(hdr, "exr") == ["what only HDR has is lost (comment, EXPOSURE)"]
+
+
 @pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "webp"])
 def test_another_reader_finds_it_all(name):
     data = images.encode(full(), name)

@@ -170,6 +170,16 @@ SHOWING: Mapping[str, Callable[[bytes, bytes], bool]] = {
 }
 
 
+# What each of them is called where another format loses it.
+CALLED: Mapping[str, Callable[[bytes, bytes], str]] = {
+    "jpeg": jpeg.called,
+    "png": png.called,
+    "gif": gif.called,
+    "exr": scene.exr_called,
+    "hdr": scene.hdr_called,
+}
+
+
 def read(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> Picture:
     """Decode a picture, upright, with its metadata.
 
@@ -240,6 +250,8 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
             found.append("the timing of the animation is lost")
         elif row.frames == "animation" and not picture.animated:
             found.append(f"only the first of {len(picture.frames)} pages is kept")
+    if format == "avif" and picture.animated and picture.loops:
+        found.append("the animation repeats without end")  # Pillow has no way to tell a number
     converted = row.linear or not _keeps_profile(picture, row)
     if _changes_primaries(picture, format) or (
         converted and not picture.linear and not colour.is_srgb(picture.icc)
@@ -261,6 +273,10 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
         found += [f"{name} is too large and is lost" for name in jpeg.too_large(written)]
     if lost:
         found.append(f"{', '.join(lost)} {'are' if len(lost) > 1 else 'is'} lost")
+    if picture.format != format and picture.format in CALLED:
+        names = dict.fromkeys(CALLED[picture.format](*part) for part in picture.carried)
+        if own := [name for name in names if name]:
+            found.append(f"what only {picture.format.upper()} has is lost ({', '.join(own[:8])})")
     return found
 
 

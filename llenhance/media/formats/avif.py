@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from PIL import AvifImagePlugin, Image
@@ -87,7 +88,7 @@ def write(picture: Picture, writing: Writing) -> bytes:
         frame = np.rint(to_float(frame) * np.float32(2**bits - 1)).astype(np.uint16)
     if frame.ndim == 3 and frame.shape[2] == 2:
         frame = np.ascontiguousarray(frame[..., [0, 0, 0, 1]])
-    told: dict[str, int] = {}
+    told: dict[str, Any] = {}
     if picture.cicp and not picture.icc:
         primaries, transfer, matrix = picture.cicp
         told = {"primaries": primaries, "transfer": transfer}

@@ -23,6 +23,7 @@ ALONE = frozenset(range(0xD0, 0xD8)) | {0x01}  # markers without a length
 
 EXIF = b"Exif\0\0"
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
+EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 ICC = b"ICC_PROFILE\0"
 PHOTOSHOP = b"Photoshop 3.0\0"
 MPF = b"MPF\0"
@@ -32,6 +33,15 @@ PHOTOSHOP_PART = 65533 - len(PHOTOSHOP)
 
 MAX_SCANS = 500  # a hostile progressive file has thousands, and each costs a pass over the picture
 QUALITY = 95  # for a picture that was no JPEG
+
+
+def called(marker: bytes, payload: bytes) -> str:
+    """What a segment that is carried is called; "" for one that other formats need not have."""
+    if marker[0] == COM:
+        return "comment"
+    if payload.startswith(EXTENDED_XMP):
+        return "extended XMP"
+    return f"APP{marker[0] - APP0}" if marker[0] != APP0 else ""
 
 
 @dataclass

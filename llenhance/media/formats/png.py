@@ -33,6 +33,11 @@ COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV"}
 # Chunks that fit other pixels too, though their names say that whoever does not know them must not
 # keep them: the time, which stays as EXIF's does, the size of what is seen, a stereo layout.
 FITTING = COLOUR | {b"tIME", b"sCAL", b"sTER"}
+# What sRGB's curve and primaries are in such chunks.
+SRGB = {
+    (b"gAMA", struct.pack(">I", 45455)),
+    (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
+}
 CREDENTIALS = b"caBX"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
@@ -40,6 +45,13 @@ CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 def tells_colours(kind: bytes, _body: bytes) -> bool:
     """Whether a chunk that is carried is needed to show the picture as it is meant."""
     return kind in COLOUR
+
+
+def called(kind: bytes, body: bytes) -> str:
+    """What a chunk that is carried is called; "" for one that other formats need not have."""
+    return (
+        "" if kind == b"pHYs" or (kind, body) in SRGB or kind == b"sRGB" else kind.decode("latin-1")
+    )
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,20 @@ def hdr_tells_colours(_name: bytes, line: bytes) -> bool:
     return line.startswith(MEANING)
 
 
+# Attributes that every EXR has, or that become the colours of another format.
+ORDINARY = (b"chromaticities", b"pixelAspectRatio", b"screenWindowCenter", b"screenWindowWidth")
+
+
+def exr_called(name: bytes, _value: bytes) -> str:
+    """What an attribute is called; "" for one that other formats need not have."""
+    return "" if name in ORDINARY else name.decode("latin-1")
+
+
+def hdr_called(_name: bytes, line: bytes) -> str:
+    """What a header line is called."""
+    return line.split(b"=")[0].decode("latin-1") if b"=" in line else "comment"
+
+
 class _Attribute(NamedTuple):
     name: bytes
     kind: bytes

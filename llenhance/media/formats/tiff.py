@@ -50,7 +50,7 @@ def read(data: bytes, limits: Limits) -> Picture:
     try:
         with quiet(), tifffile.TiffFile(io.BytesIO(data)) as file:
             for number in wanted:
-                page = file.pages[number]
+                page: Any = file.pages[number]
                 picture.icc = page.iccprofile
                 frame = _page(page, data, limits, picture)
                 colour.usable(picture, 1 if frame.ndim == 2 else frame.shape[2])
@@ -124,6 +124,8 @@ def _page(page: Any, data: bytes, limits: Limits, picture: Picture) -> Array:
         picture.truncated = True
     # (planes, depth, height, width, samples) is tifffile's normal form.
     shaped = page.asarray(maxworkers=1).reshape(page.shaped)
+    if shaped.dtype == np.float64:
+        picture.notes.append("floating point values of 64 bits were read as 32 bits")
     planes = np.moveaxis(shaped[:, 0], 0, 2)
     planes = planes.reshape(*planes.shape[:2], -1)
     planes = _full_range(planes, int(page.bitspersample), palette=photometric == PALETTE)
