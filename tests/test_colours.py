@@ -186,6 +186,19 @@ def test_colours_told_by_numbers_are_named_and_kept(source, target):
             assert (b"cICP", b"\x09\x10\0\1") in pictures.png_chunks(back)
 
 
+@pytest.mark.parametrize("frame", [SCENE, SCENE[..., 0].copy()], ids=["colour", "grey"])
+def test_a_profile_that_cannot_be_used_is_dropped_and_named(frame):
+    """Its header says that it is one of RGB, and what follows is nothing."""
+    broken = pictures.icc("p3")[:128] + bytes(400)
+    assert colour.space(broken) == "rgb"
+    read = images.read(pictures.pillow(frame, "PNG", icc_profile=broken))
+    assert read.icc is None
+    assert read.notes == ["the colour profile does not fit the picture and was dropped"]
+    assert np.array_equal(images.enhanced(read, lambda rgb: rgb).frames[0], frame)
+    wide = images.read(pictures.pillow(frame, "PNG", icc_profile=pictures.icc("p3")))
+    assert (wide.icc, wide.notes) == (pictures.icc("p3"), [])
+
+
 def tiff_of(*pages):
     """(frame, photometric, profile) of each page -> a TIFF."""
     out = io.BytesIO()

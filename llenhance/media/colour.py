@@ -288,15 +288,13 @@ def usable(picture: Picture, channels: int) -> None:
     icc = picture.icc
     if icc is None:
         return
-    want = "gray" if channels < 3 else "rgb"
-    if space(icc) == want:
+    # An RGB profile on grey pixels is common, and fits: its grey axis is meant.
+    if space(icc) in (("gray", "rgb") if channels < 3 else ("rgb",)):
         try:
             is_srgb(icc)
         except MediaError:
             pass
         else:
             return
-    if want == "gray" and space(icc) == "rgb":
-        return  # an RGB profile on grey pixels is common, and fits: its grey axis is meant
     picture.icc = None
     picture.notes.append("the colour profile does not fit the picture and was dropped")
