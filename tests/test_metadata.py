@@ -13,6 +13,7 @@ from PIL import Image
 
 from llenhance.errors import MediaError
 from llenhance.media import images, metadata, tiffblock
+from llenhance.media.formats import isobmff
 from llenhance.media.images import Picture
 from llenhance.media.tiffblock import Block
 
@@ -300,6 +301,28 @@ def test_png_profiles_as_imagemagick_writes_them_are_understood():
     assert read.iptc == pictures.iptc()
     after = pictures.png_chunks(images.encode(read, "png"))
     assert b"eXIf" in [kind for kind, _ in after]
+
+
+def test_exif_with_the_prefix_of_jpeg_turns_a_picture_too():
+    block = b"Exif\0\0" + pictures.exif(6)
+    png = pictures.with_png_chunks(pictures.pillow(SCENE, "PNG"), (b"eXIf", block))
+    read = images.read(png)
+    assert read.frames[0].shape == (64, 48, 3)
+    assert (read.notes, pictures.MAKER_NOTE in read.exif) == ([], True)
+    pytest.importorskip("pillow_heif")
+    read = images.read(isobmff.with_metadata(pictures.heic(SCENE), block, None, None))
+    assert (read.notes, pictures.MAKER_NOTE in read.exif) == ([], True)
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_packet_in_any_coding_turns_a_picture(coding):
+    packet = pictures.xmp(6).decode().replace("\ufeff", "").encode(coding)
+    data = pictures.pillow(SCENE, "JPEG")
+    segment = pictures.jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet)
+    read = images.read(data[:20] + segment + data[20:])
+    assert read.frames[0].shape == (64, 48, 3)
+    assert b'tiff:Orientation="1"' in read.xmp
+    assert "Nächte".encode() in read.xmp
 
 
 def test_gif_keeps_comments_and_xmp():

@@ -167,28 +167,40 @@ def is_utf8_xmp(xmp: bytes) -> bool:
     return b"\0" not in xmp
 
 
+def as_utf8(xmp: bytes) -> bytes:
+    """The packet in UTF-8, which every reader of JPEG and PNG expects; itself where it is neither
+    that nor UTF-16."""
+    if is_utf8_xmp(xmp):
+        return xmp
+    marked = xmp[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        text = xmp.decode("utf-16" if marked else "utf-16-le" if xmp[0] else "utf-16-be")
+    except UnicodeDecodeError:
+        return xmp
+    return xmp if "\0" in text else text.encode()
+
+
 def xmp_orientation(xmp: bytes | None) -> int:
     """1 to 8 by the packet's tiff:Orientation; 1 where there is none."""
-    for prefix in _prefixes(xmp or b"", TIFF_NS):
+    xmp = as_utf8(xmp or b"")
+    for prefix in _prefixes(xmp, TIFF_NS):
         key = re.escape(prefix) + rb":Orientation"
-        if found := re.search(key + rb"(?:\s*=\s*[\"']|\s*>)\s*([1-8])\s*[\"'<]", xmp or b""):
+        if found := re.search(key + rb"(?:\s*=\s*[\"']|\s*>)\s*([1-8])\s*[\"'<]", xmp):
             return int(found[1])
     return 1
 
 
 def has_gain_map(xmp: bytes | None) -> bool:
     """Whether the packet speaks of a gain map."""
-    return any(_prefixes(xmp or b"", name) for name in (GAIN_MAP_NS, APPLE_GAIN_MAP_NS))
+    xmp = as_utf8(xmp or b"")
+    return any(_prefixes(xmp, name) for name in (GAIN_MAP_NS, APPLE_GAIN_MAP_NS))
 
 
 def renewed_xmp(xmp: bytes, width: int, height: int) -> bytes:
     """The packet of an upright picture of this size, without thumbnails and gain maps."""
+    xmp = as_utf8(xmp)
     if not is_utf8_xmp(xmp):
-        # Not UTF-8: every reader of JPEG and PNG expects UTF-8, so the packet becomes that.
-        try:
-            xmp = xmp.decode("utf-16").encode()
-        except UnicodeDecodeError:
-            return xmp
+        return xmp
     if xmp_orientation(xmp) != 1:
         xmp = _set_number(xmp, TIFF_NS, "Orientation", 1)
     for namespace, across, down in (

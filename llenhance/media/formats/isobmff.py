@@ -80,6 +80,7 @@ def _parse(data: bytes) -> Meta:
         if kind == b"Exif" and found.exif is None and len(block) > 4:
             skip = struct.unpack_from(">I", block)[0]
             found.exif = block[4 + skip :] if skip < len(block) else None
+            found.exif = found.exif and found.exif.removeprefix(b"Exif\0\0")
         elif kind == b"mime" and found.xmp is None and b"xmpmeta" in block:
             found.xmp = block
     return found

@@ -143,7 +143,7 @@ def _sort(picture: Picture, kind: bytes, body: bytes) -> None:
     """Give a chunk of metadata its place in the picture."""
     try:
         if kind == b"eXIf":
-            picture.exif = body
+            picture.exif = body.removeprefix(b"Exif\0\0")  # JPEG's, which some writers put there
         elif kind == b"iCCP":
             picture.icc = _inflate(body[body.index(b"\0") + 2 :])
         elif kind == b"cICP" and len(body) == 4:
