@@ -467,6 +467,23 @@ def test_history_is_appended_to_the_one_that_is_there():
     assert agents == ["a <tool> & more"]
 
 
+@pytest.mark.parametrize(
+    "history",
+    [b"<xmpMM:History/>", b"<xmpMM:History><rdf:Seq/></xmpMM:History>",
+     b"<xmpMM:History></xmpMM:History>"],
+)  # fmt: skip
+def test_history_goes_into_no_other_list(history):
+    keywords = b"<dc:subject><rdf:Seq><rdf:li>lamp</rdf:li></rdf:Seq></dc:subject>"
+    packet = pictures.xmp().replace(b"<dc:title>", history + keywords + b"<dc:title>")
+    after = metadata.with_history(packet, "llenhance 1")
+    import xml.etree.ElementTree as ET
+
+    root = ET.fromstring(after.split(b"?>", 1)[1].rsplit(b"<?", 1)[0])
+    (found,) = (e for e in root.iter() if e.tag.endswith("}History"))
+    assert [e.text for e in found.iter() if e.tag.endswith("softwareAgent")] == ["llenhance 1"]
+    assert keywords in after
+
+
 # Broken metadata -------------------------------------------------------------------------------
 
 
@@ -493,6 +510,11 @@ def test_hostile_xmp_takes_no_hours():
     hostile += b'xmlns:xmpMM="http://ns.adobe.com/xap/1.0/mm/"' + b"<xmpMM:History>" * 200_000
     metadata.renewed_xmp(hostile, 4, 3)
     metadata.with_history(hostile, "x")
+    prefixes = b"".join(
+        b'xmlns:p%d="http://ns.adobe.com/tiff/1.0/" p%d:ImageWidth="1" ' % (n, n)
+        for n in range(20_000)
+    )
+    metadata.renewed_xmp(prefixes, 4, 3)
 
 
 def test_damaged_exif_is_dropped_and_named():

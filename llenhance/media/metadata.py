@@ -29,6 +29,8 @@ GAIN_MAP_NS = "http://ns.adobe.com/hdr-gain-map/1.0/"
 APPLE_GAIN_MAP_NS = "http://ns.apple.com/HDRGainMap/1.0/"
 CONTAINER_NS = "http://ns.google.com/photos/1.0/container/"
 
+MAX_PREFIXES = 16  # writers give one; each costs passes over the packet, and it may have thousands
+
 PHOTOSHOP_IPTC = 0x0404
 PHOTOSHOP_THUMBNAILS = (0x0409, 0x040C)
 
@@ -120,9 +122,9 @@ def with_software(exif: bytes | None, software: str) -> bytes:
 
 
 def _prefixes(xmp: bytes, namespace: str) -> list[bytes]:
-    """The prefixes that the packet gives to a namespace."""
+    """The prefixes that the packet gives to a namespace, MAX_PREFIXES at most."""
     pattern = rb"xmlns:([\w.-]+)\s*=\s*[\"']" + re.escape(namespace.encode()) + rb"[\"']"
-    return list(dict.fromkeys(re.findall(pattern, xmp)))
+    return list(dict.fromkeys(re.findall(pattern, xmp)))[:MAX_PREFIXES]
 
 
 def _set_number(xmp: bytes, namespace: str, name: str, number: int) -> bytes:
@@ -228,11 +230,21 @@ def with_history(xmp: bytes, software: str) -> bytes:
         b"<stEvt:softwareAgent>%s</stEvt:softwareAgent></rdf:li>"
         % (RDF_NS.encode(), EVENT_NS.encode(), agent)
     )
+    events = b'<rdf:Seq xmlns:rdf="%s">%s</rdf:Seq>' % (RDF_NS.encode(), event)
     for prefix in _prefixes(xmp, XMP_MM_NS):
-        history = re.search(rb"<" + re.escape(prefix) + rb":History[^<>]*>", xmp)
-        end = re.compile(rb"</[\w.-]+:Seq\s*>").search(xmp, history.end()) if history else None
-        if end:
+        name = prefix + b":History"
+        history = re.search(rb"<" + re.escape(name) + rb"(?:\s[^<>]*)?/?>", xmp)
+        if not history:
+            continue
+        start, stop = history.span()
+        if history[0].endswith(b"/>"):
+            return xmp[:start] + b"<%s>%s</%s>" % (name, events, name) + xmp[stop:]
+        closing = xmp.find(b"</" + name, stop)
+        if closing < 0:
+            return xmp
+        if end := re.compile(rb"</[\w.-]+:Seq\s*>").search(xmp, stop, closing):
             return xmp[: end.start()] + event + xmp[end.start() :]
+        return xmp[:stop] + events + xmp[closing:]
     end = re.search(rb"</[\w.-]+:RDF\s*>", xmp)
     if not end:
         return xmp
