@@ -249,6 +249,26 @@ def test_tiff_tags_stay_in_their_byte_order(order):
     assert 256 not in jpeg or jpeg[256] == 64
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tags_of_a_bigtiff_fit_the_classic_one_that_is_written(order):
+    out = io.BytesIO()
+    tags = [(65001, 16, 1, 5, True), (65002, 17, 2, (-3, 70_000), True),
+            (65003, 16, 1, 1 << 40, True), (33432, 2, None, "Someone", True)]  # fmt: skip
+    tifffile.imwrite(
+        out, SCENE, photometric="rgb", metadata=None, bigtiff=True, byteorder=order, extratags=tags
+    )
+    read = images.read(out.getvalue())
+    for data in (images.encode(read, "tiff"), read.exif):
+        block = Block(data)
+        assert not block.big
+        found = block.tags(block.offset(block.first)).main
+        assert all(tag.kind < 13 for tag in found.values())
+        assert found[65001] == (4, 1, struct.pack(order + "I", 5))
+        assert found[65002] == (9, 2, struct.pack(order + "2i", -3, 70_000))
+        assert 65003 not in found
+        assert found[33432].data == b"Someone\0"
+
+
 def test_png_text_time_and_colour_chunks_stay_and_stale_ones_go():
     kept = [
         (b"tEXt", b"Author\0me"),

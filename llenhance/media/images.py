@@ -274,8 +274,8 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
     if lost:
         found.append(f"{', '.join(lost)} {'are' if len(lost) > 1 else 'is'} lost")
     if picture.format != format and picture.format in CALLED:
-        names = dict.fromkeys(CALLED[picture.format](*part) for part in picture.carried)
-        if own := [name for name in names if name]:
+        called = dict.fromkeys(CALLED[picture.format](*part) for part in picture.carried)
+        if own := [name for name in called if name]:
             found.append(f"what only {picture.format.upper()} has is lost ({', '.join(own[:8])})")
     return found
 

@@ -1,7 +1,8 @@
 """EXIF, XMP, IPTC and Photoshop blocks as bytes: read a little, change the least.
 
 Each function takes a block and gives the block that belongs to a picture turned upright, of a
-given size, with no picture of the dark original left inside. What is not touched keeps its bytes.
+given size, without thumbnails of the dark original. (A preview inside a MakerNote stays: nobody but
+its maker knows where it is.) What is not touched keeps its bytes.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Picture:
 
     # How it was coded, so that it can be coded so again.
     quality: JpegCoding | None = None
-    lossless: bool | None = None  # WebP, JPEG 2000 and AVIF; None where the format has no choice
+    lossless: bool | None = None  # WebP and JPEG 2000; None where a file does not tell
     depth: int | None = None  # bits of a sample in the file, where the dtype does not tell
     compression: str | None = None  # of a TIFF, by tifffile's name; or of an EXR
     predictor: bool = False  # of a TIFF
