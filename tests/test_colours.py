@@ -243,6 +243,13 @@ def test_a_profile_goes_before_numbers():
     assert b"cICP" in images.encode(read, "png")
 
 
+def test_a_png_of_narrow_range_says_so_afterwards_too():
+    narrow = (b"cICP", b"\x09\x10\0\0")
+    read = images.read(pictures.with_png_chunks(pictures.pillow(SCENE, "PNG"), narrow))
+    assert narrow in pictures.png_chunks(images.encode(read, "png", strip=True))
+    assert images.losses(read, "jpeg") == ["what only PNG has is lost (cICP)"]
+
+
 def test_colours_near_srgb_are_no_news():
     for numbers in ((1, 13), (2, 2), (1, 1), (6, 6)):
         data = imagecodecs.avif_encode(SCENE, level=90, primaries=numbers[0], transfer=numbers[1])

@@ -628,6 +628,10 @@ def test_light_in_primaries_of_its_own_is_converted_for_radiance():
         "the colours are converted to sRGB and the profile is lost"
     ]
     back = images.read(images.encode(read, "hdr")).frames[0]
+    # What all programs write that know no other primaries is nothing of its own.
+    plain = b"chromaticities\0" + struct.pack("<8f", *colour.REC709)
+    given_.carried = [(b"chromaticities", plain)]
+    assert images.losses(images.read(images.encode(given_, "exr")), "hdr") == []
     # The matrix from AP0 to linear sRGB, as in the ACES documents.
     aces = [[2.5217, -1.1340, -0.3878], [-0.2765, 1.3727, -0.0962], [-0.0154, -0.1530, 1.1683]]
     np.testing.assert_allclose(back[0, 0], np.array(aces) @ light[0, 0], atol=0.004)

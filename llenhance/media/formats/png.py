@@ -146,7 +146,7 @@ def _sort(picture: Picture, kind: bytes, body: bytes) -> None:
             picture.exif = body.removeprefix(b"Exif\0\0")  # JPEG's, which some writers put there
         elif kind == b"iCCP":
             picture.icc = _inflate(body[body.index(b"\0") + 2 :])
-        elif kind == b"cICP" and len(body) == 4:
+        elif kind == b"cICP" and body[2:] == b"\0\1":  # else of a range that only PNG takes back
             picture.cicp = (body[0], body[1], body[2])
         elif kind == b"pHYs" and len(body) == 9 and body[8] == 1:
             across, down = struct.unpack(">II", body[:8])

@@ -160,6 +160,8 @@ def read_exr(data: bytes, limits: Limits) -> Picture:
     picture.frames = [frame[..., 0] if frame.shape[2] == 1 else frame]
     chromaticities = values.get(b"chromaticities", b"")
     primaries = struct.unpack("<8f", chromaticities) if len(chromaticities) == 32 else ()
+    if primaries and np.allclose(primaries, colour.REC709, atol=1e-4):
+        primaries = ()  # what an EXR without them has
     picture.icc = colour.linear_profile(*primaries)
     picture.carried = [
         (attribute.name, attribute.kind + b"\0" + attribute.value)
