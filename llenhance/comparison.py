@@ -81,6 +81,8 @@ def _make(jobs: Sequence[Job], target: Path, reference: str | None, settings: Se
             picture = read_picture(path, most, allow_truncated=settings.allow_truncated)
         except MediaError as error:
             raise MediaError(f"{path}: {error}") from None
+        except MemoryError:
+            raise MediaError(f"{path}: there is not enough memory for it") from None
         tiles.append((label, as_rgb8(picture)))
     sheet = Picture([sheets.grid(tiles)], "png")
     data = images.encode(sheet, images.format_of_suffix(target.suffix) or "png")

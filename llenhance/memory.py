@@ -20,6 +20,7 @@ TOLD = (
     "bad allocation",
     "bad_alloc",
     "out of memory",
+    "insufficient memory",  # libjpeg, OpenCV
     "cublas_status_alloc_failed",
     "could not create a memory object",  # oneDNN, of OpenVINO and torch
 )

@@ -170,6 +170,8 @@ def _decode(path: Path) -> Rgb8:
         return as_rgb8(read_picture(path))
     except MediaError as error:
         raise MediaError(f"{path}: {error}") from None
+    except MemoryError:
+        raise MediaError(f"{path}: there is not enough memory for it") from None
 
 
 def _size(picture: Rgb8) -> str:

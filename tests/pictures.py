@@ -295,8 +295,13 @@ def _box(kind: bytes, *parts: bytes) -> bytes:
     return struct.pack(">I4s", len(body) + 8, kind) + body
 
 
-def heic(image: Array, *, turn: int = 0, ten_bit: bool = False) -> bytes:
-    """A HEIC of one picture, by x265 in PyAV. ``turn``: quarter turns to the left (irot)."""
+def heic(
+    image: Array, *, turn: int = 0, ten_bit: bool = False, colour: bytes | None = None
+) -> bytes:
+    """A HEIC of one picture, by x265 in PyAV.
+
+    ``turn``: quarter turns to the left (irot). ``colour``: a colr box.
+    """
     import av
 
     out = io.BytesIO()
@@ -320,6 +325,8 @@ def heic(image: Array, *, turn: int = 0, ten_bit: bool = False) -> bytes:
     properties.append(_box(b"pixi", bytes(4), bytes([3] + [10 if ten_bit else 8] * 3)))
     if turn:
         properties.append(_box(b"irot", bytes([turn])))
+    if colour:
+        properties.append(colour)
     numbers = bytes([0x81, *range(2, len(properties) + 1)])
     head = _box(b"ftyp", b"heic", bytes(4), b"heic", b"mif1")
 
@@ -337,6 +344,25 @@ def heic(image: Array, *, turn: int = 0, ten_bit: bool = False) -> bytes:
 
     offset = len(head) + len(meta(0)) + 8
     return head + meta(offset) + _box(b"mdat", data)
+
+
+def psd(
+    image: Array, mode: int = 3, *, bits: int = 8, transparent: bool = False,
+    resources: tuple[tuple[int, bytes], ...] = (),
+) -> bytes:  # fmt: skip
+    """A flat Photoshop document of (H, W, channels) samples. ``mode``: 3 RGB, 4 CMYK, 9 Lab.
+
+    ``transparent``: the layers that are not there say that the last channel is their alpha.
+    """
+    height, width, channels = image.shape
+    rows = b""
+    for number, data in resources:
+        rows += b"8BIM" + struct.pack(">HHI", number, 0, len(data)) + data + bytes(len(data) % 2)
+    layers = struct.pack(">IhH", 4, -1 if transparent else 0, 0)
+    head = struct.pack(">4sH6xHIIHH", b"8BPS", 1, channels, height, width, bits, mode)
+    sections = (b"", rows, layers)
+    head += b"".join(struct.pack(">I", len(part)) + part for part in sections)
+    return head + bytes(2) + image.transpose(2, 0, 1).tobytes()
 
 
 def dng(image: Array, orientation: int = 1) -> bytes:

@@ -159,6 +159,111 @@ def test_a_profile_that_does_not_fit_is_dropped_and_named():
     assert junk.icc is None
 
 
+@pytest.mark.parametrize("target", ["avif", "png"])
+@pytest.mark.parametrize("source", ["avif", "png"])
+def test_colours_told_by_numbers_are_named_and_kept(source, target):
+    frame = SCENE.astype(np.uint16) * 257
+    if source == "avif":
+        data = bytes(
+            imagecodecs.avif_encode(
+                frame >> 6, level=90, bitspersample=10, primaries=9, transfer=16, matrix=9
+            )
+        )
+    else:
+        data = images.encode(Picture([frame], "png"), "png")
+        data = pictures.with_png_chunks(data, (b"cICP", b"\x09\x10\0\1"))
+    read = images.read(data)
+    assert read.notes == ["its colours (BT.2020, PQ) are taken for sRGB"]
+    assert images.losses(read, "jpeg")[-1] == "what tells its colours (BT.2020, PQ) is lost"
+    assert "lost" not in " ".join(images.losses(read, target))
+    for strip in (False, True):
+        back = images.encode(read, target, strip=strip)
+        assert images.read(back).cicp[:2] == (9, 16)
+        if target == "avif":
+            matrix = b"\0\x09" if source == "avif" else b"\0\x06"
+            assert b"colrnclx\0\x09\0\x10" + matrix in back
+        else:
+            assert (b"cICP", b"\x09\x10\0\1") in pictures.png_chunks(back)
+
+
+@pytest.mark.parametrize("frame", [SCENE, SCENE[..., 0].copy()], ids=["colour", "grey"])
+def test_a_profile_that_cannot_be_used_is_dropped_and_named(frame):
+    """Its header says that it is one of RGB, and what follows is nothing."""
+    broken = pictures.icc("p3")[:128] + bytes(400)
+    assert colour.space(broken) == "rgb"
+    read = images.read(pictures.pillow(frame, "PNG", icc_profile=broken))
+    assert read.icc is None
+    assert read.notes == ["the colour profile does not fit the picture and was dropped"]
+    assert np.array_equal(images.enhanced(read, lambda rgb: rgb).frames[0], frame)
+    wide = images.read(pictures.pillow(frame, "PNG", icc_profile=pictures.icc("p3")))
+    assert (wide.icc, wide.notes) == (pictures.icc("p3"), [])
+
+
+def tiff_of(*pages):
+    """(frame, photometric, profile) of each page -> a TIFF."""
+    out = io.BytesIO()
+    with tifffile.TiffWriter(out) as file:
+        for frame, kind, profile in pages:
+            file.write(frame, photometric=kind, iccprofile=profile, metadata=None)
+    return out.getvalue()
+
+
+def test_every_page_of_a_tiff_goes_by_its_own_profile():
+    cmyk, inks = np.asarray(Image.fromarray(SCENE).convert("CMYK")), pictures.cmyk_icc()
+    read = images.read(tiff_of((cmyk, "separated", inks), (cmyk, "separated", inks)))
+    assert np.array_equal(*read.frames)
+    assert read.notes == ["CMYK was converted by its profile and comes back as sRGB"]
+
+    p3, srgb = pictures.icc("p3"), pictures.icc("srgb")
+    converted = colour.as_srgb(SCENE, p3)
+    assert not np.array_equal(converted, SCENE)
+    for first in ((SCENE, "rgb", srgb), (SCENE[..., 0], "minisblack", None)):
+        read = images.read(tiff_of(first, (SCENE, "rgb", p3)))
+        assert np.array_equal(read.frames[0], first[0])
+        assert np.array_equal(read.frames[1], converted)
+        assert read.icc is None
+        assert read.notes == ["its pages have unlike colour profiles and come back as sRGB"]
+
+
+def test_pages_of_one_profile_keep_it():
+    p3, srgb = pictures.icc("p3"), pictures.icc("srgb")
+    read = images.read(tiff_of((SCENE, "rgb", p3), (SCENE, "rgb", p3)))
+    assert (read.icc, read.notes) == (p3, [])
+    assert all(np.array_equal(frame, SCENE) for frame in read.frames)
+    read = images.read(tiff_of((SCENE, "rgb", srgb), (SCENE[..., 0], "minisblack", None)))
+    assert (read.icc, read.notes) == (srgb, [])
+
+
+def test_a_profile_goes_before_numbers():
+    data = pictures.pillow(SCENE, "PNG", icc_profile=pictures.icc("p3"))
+    read = images.read(pictures.with_png_chunks(data, (b"cICP", b"\x09\x10\0\1")))
+    assert read.notes == []
+    assert images.losses(read, "jpeg") == []
+    assert b"colrnclx\0\x02\0\x02" in images.encode(read, "avif")
+    assert b"cICP" in images.encode(read, "png")
+
+
+def test_a_png_of_narrow_range_says_so_afterwards_too():
+    narrow = (b"cICP", b"\x09\x10\0\0")
+    read = images.read(pictures.with_png_chunks(pictures.pillow(SCENE, "PNG"), narrow))
+    assert narrow in pictures.png_chunks(images.encode(read, "png", strip=True))
+    assert images.losses(read, "jpeg") == ["what only PNG has is lost (cICP)"]
+
+
+def test_colours_near_srgb_are_no_news():
+    for numbers in ((1, 13), (2, 2), (1, 1), (6, 6)):
+        data = imagecodecs.avif_encode(SCENE, level=90, primaries=numbers[0], transfer=numbers[1])
+        assert images.read(bytes(data)).notes == []
+        assert images.losses(images.read(bytes(data)), "jpeg") == []
+
+
+def test_a_heic_in_hdr_says_so():
+    pytest.importorskip("pillow_heif")
+    told = b"\0\0\0\x13colrnclx\0\x09\0\x10\0\x09\x80"
+    read = images.read(pictures.heic(SCENE, ten_bit=True, colour=told))
+    assert read.notes == ["its colours (BT.2020, PQ) are taken for sRGB"]
+
+
 def test_cmyk_jpeg_is_converted_and_says_so():
     cmyk = Image.fromarray(SCENE).convert("CMYK")
     read = images.read(pictures.pillow(cmyk, "JPEG", quality=95))

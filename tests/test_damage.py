@@ -5,6 +5,8 @@ import io
 import struct
 import zlib
 
+import av
+import cv2
 import numpy as np
 import pictures
 import pytest
@@ -40,6 +42,7 @@ def samples():
     told = isobmff.with_metadata(pictures.heic(SCENE), pictures.exif(6), pictures.xmp(6), None)
     files.append(("heif", told))
     files.append(("raw", pictures.dng(SCENE.astype(np.uint16))))
+    files.append(("rare", pictures.psd(SCENE, resources=((0x0422, pictures.exif()),))))
     first, *others = [Image.fromarray(frame) for frame in animation(3)]
     for name in ("GIF", "PNG", "WEBP", "TIFF"):
         data = pictures.pillow(first, name, save_all=True, append_images=others)
@@ -165,6 +168,41 @@ def test_stubs_are_one_line(data):
     with pytest.raises(MediaError) as caught:
         images.read(data)
     assert "\n" not in str(caught.value)
+
+
+def test_what_opencv_itself_refuses_is_one_line():
+    """Its own exceptions derive from nothing that others raise, and ended a whole batch."""
+    wide = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 1048577\n"
+    with pytest.raises(MediaError, match=r"is damaged: OpenCV refuses it") as caught:
+        images.read(wide)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("allow", [False, True])
+@pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "webp", "avif", "hdr", "exr"])
+def test_too_little_memory_is_no_damage(name, allow, monkeypatch):
+    """Whatever the decoder raises for it, it is MemoryError and not "is damaged"."""
+    frame = SCENE.astype(np.uint16) * 257 if name in ("png", "avif") else SCENE
+    data = images.encode(Picture([frame], "png"), name)
+    opencv = "OpenCV(5) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes"
+    pillow = "out of memory when reading image file"
+    errors = {
+        "jpeg": ("simplejpeg.decode_jpeg", ValueError("Insufficient memory (case 4)")),
+        "png": ("cv2.imdecode", cv2.error(opencv)),
+        "hdr": ("cv2.imdecode", cv2.error("std::bad_alloc")),
+        "tiff": ("tifffile.TiffPage.asarray", MemoryError("Unable to allocate 3 GiB")),
+        "webp": ("PIL.WebPImagePlugin.WebPImageFile.load", OSError(pillow)),
+        "avif": ("imagecodecs.avif_decode", RuntimeError("avifDecoderParse: Out of memory")),
+        "exr": ("av.CodecContext.create", av.error.MemoryError(12, "Cannot allocate memory")),
+    }
+    place, error = errors[name]
+
+    def short(*_, **__):
+        raise error
+
+    monkeypatch.setattr(place, short)
+    with pytest.raises(MemoryError):
+        images.read(data, allow_truncated=allow)
 
 
 def mutations(seed, rounds):

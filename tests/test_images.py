@@ -205,6 +205,22 @@ def test_png_of_any_depth_and_interlace_is_grey_over_the_whole_range(bits):
     assert np.array_equal(read, expected)
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_png_grey_key_of_few_bits_becomes_alpha(bits):
+    top = 2**bits - 1
+    values = np.arange(64, dtype=np.uint8).reshape(4, 16) % (top + 1)
+    spread = (values[..., None] >> np.arange(bits)[::-1]) & 1
+    body = zlib.compress(np.pad(np.packbits(spread.reshape(4, -1), axis=1), ((0, 0), (1, 0))))
+    data = pictures.with_png_chunks(
+        b"\x89PNG\r\n\x1a\n", (b"IHDR", struct.pack(">IIBBBBB", 16, 4, bits, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", top)), (b"IDAT", body), (b"IEND", b""),
+    )  # fmt: skip
+    read = images.read(data).frames[0]
+    assert read.shape == (4, 16, 4 if bits == 1 else 2)
+    assert np.array_equal(read[..., 0], values * (255 // top))
+    assert np.array_equal(read[..., -1], np.where(values == top, 0, 255))
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_png_colour_key_becomes_alpha(dtype):
     frame = picture(6, 7, 3, dtype)
@@ -276,6 +292,33 @@ def test_tiff_keeps_compression_predictor_and_half_floats():
     tifffile.imwrite(out, SCENE, compression="lzw", predictor=True)
     with tifffile.TiffFile(io.BytesIO(images.encode(images.read(out.getvalue()), "tiff"))) as file:
         assert (file.pages[0].compression.name, int(file.pages[0].predictor)) == ("LZW", 2)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_a_tiff_channel_of_no_kind_is_no_transparency(channels):
+    frame = picture(20, 30, channels, np.uint8)
+    colours = 1 if channels == 2 else 3
+    out = io.BytesIO()
+    tifffile.imwrite(
+        out, frame, photometric="rgb" if colours == 3 else "minisblack", planarconfig="contig",
+        extrasamples=["unspecified"] * (channels - colours), metadata=None,
+    )  # fmt: skip
+    read = images.read(out.getvalue())
+    assert np.array_equal(read.frames[0], frame[..., 0] if colours == 1 else frame[..., :3])
+    assert read.notes == [
+        "2 extra channels were dropped" if channels == 5 else "1 extra channel was dropped"
+    ]
+
+
+def test_a_tiff_channel_of_untold_kind_is_transparency():
+    frame = picture(20, 30, 4, np.uint8)
+    done, coded = cv2.imencode(".tif", frame[..., [2, 1, 0, 3]])
+    assert done
+    with tifffile.TiffFile(io.BytesIO(bytes(coded))) as file:
+        assert not file.pages[0].extrasamples
+    read = images.read(bytes(coded))
+    assert np.array_equal(read.frames[0], frame)
+    assert not read.notes
 
 
 def test_tiff_pages_all_come_back_and_thumbnails_do_not():
@@ -502,6 +545,23 @@ def test_a_gif_lasts_as_long_as_its_frames_together(time, delays):
     assert [round(100 * one) for one in read.durations] == delays
 
 
+def test_an_animated_avif_tells_no_number_of_loops():
+    frames = [SCENE, SCENE[::-1].copy()]
+    durations = [Fraction(1, 10)] * 2
+    for loops, told in ((0, []), (3, ["the animation repeats without end"])):
+        given_ = Picture(frames, "gif", durations=durations, loops=loops)
+        assert images.losses(given_, "avif") == told
+        assert images.losses(given_, "webp") == []
+
+
+def test_a_tiff_of_64_bit_floats_says_what_it_loses():
+    out = io.BytesIO()
+    tifffile.imwrite(out, SCENE / 255, photometric="rgb")
+    read = images.read(out.getvalue())
+    assert read.frames[0].dtype == np.float32
+    assert read.notes == ["floating point values of 64 bits were read as 32 bits"]
+
+
 def test_what_a_still_format_loses_of_an_animation():
     given_ = Picture(animation(), "gif", durations=TIMES)
     assert images.losses(given_, "jpeg") == ["only the first of 4 frames is kept"]
@@ -603,6 +663,27 @@ def test_radiance_keeps_light_and_header():
     assert b"\nVIEW= -vtv\n" in again
     assert b"\nSOFTWARE=llenhance 1\n" in again
     assert np.array_equal(images.read(again).frames[0], read.frames[0])
+
+
+def test_light_in_primaries_of_its_own_is_converted_for_radiance():
+    light = np.tile(np.array([0.2, 0.1, 0.05], np.float32), (4, 5, 1))
+    ap0 = struct.pack("<8f", 0.7347, 0.2653, 0, 1, 0.0001, -0.077, 0.32168, 0.33767)
+    given_ = Picture(
+        [light], "exr", linear=True, carried=[(b"chromaticities", b"chromaticities\0" + ap0)]
+    )
+    read = images.read(images.encode(given_, "exr"))
+    assert images.losses(read, "exr") == []
+    assert images.losses(read, "hdr") == [
+        "the colours are converted to sRGB and the profile is lost"
+    ]
+    back = images.read(images.encode(read, "hdr")).frames[0]
+    # What all programs write that know no other primaries is nothing of its own.
+    plain = b"chromaticities\0" + struct.pack("<8f", *colour.REC709)
+    given_.carried = [(b"chromaticities", plain)]
+    assert images.losses(images.read(images.encode(given_, "exr")), "hdr") == []
+    # The matrix from AP0 to linear sRGB, as in the ACES documents.
+    aces = [[2.5217, -1.1340, -0.3878], [-0.2765, 1.3727, -0.0962], [-0.0154, -0.1530, 1.1683]]
+    np.testing.assert_allclose(back[0, 0], np.array(aces) @ light[0, 0], atol=0.004)
 
 
 def test_light_above_one_is_brightened_and_not_clipped():
@@ -789,6 +870,42 @@ def test_reading_pictures_is_light():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_photoshop_documents_are_read_with_what_they_carry():
+    resources = (
+        (0x0404, pictures.iptc()), (0x040F, pictures.icc("p3")), (0x040C, b"a thumbnail"),
+        (0x0422, pictures.exif()), (0x0424, pictures.xmp()),
+    )  # fmt: skip
+    read = images.read(pictures.psd(SCENE, resources=resources))
+    assert (read.format, read.notes) == ("rare", [])
+    assert np.array_equal(read.frames[0], SCENE)
+    back = images.read(images.encode(read, "png"))
+    assert back.icc == pictures.icc("p3")
+    assert (back.xmp, back.iptc) == (pictures.xmp(), pictures.iptc())
+    assert pictures.MAKER_NOTE in back.exif
+
+    four = picture(20, 30, 4, np.uint8)
+    assert np.array_equal(images.read(pictures.psd(four, transparent=True)).frames[0], four)
+    assert np.array_equal(images.read(pictures.psd(four)).frames[0], four[..., :3])
+
+    ink = np.asarray(Image.fromarray(SCENE).convert("CMYK"))
+    read = images.read(pictures.psd(255 - ink, 4))
+    assert np.abs(read.frames[0].astype(int) - SCENE).max() <= 2
+    assert "CMYK" in read.notes[0]
+
+
+def test_rare_photoshop_documents_are_refused_in_one_line():
+    with pytest.raises(MediaError, match=r"16 bits a channel, which is not read"):
+        images.read(pictures.psd(picture(20, 30, 3, np.uint16), bits=16))
+    with pytest.raises(MediaError, match=r"rare kind \(LAB\)"):
+        images.read(pictures.psd(SCENE, 9))
+    data = pictures.psd(SCENE)
+    with pytest.raises(MediaError, match="max-pixels"):
+        images.read(data, max_pixels=1000)
+    for cut in (20, 30, 40, len(data) - 9):
+        with pytest.raises(MediaError, match="is damaged"):
+            images.read(data[:cut])
 
 
 @pytest.mark.parametrize("suffix", ["pcx", "sgi", "ico", "dds"])

@@ -13,6 +13,7 @@ from PIL import Image
 
 from llenhance.errors import MediaError
 from llenhance.media import images, metadata, tiffblock
+from llenhance.media.formats import isobmff
 from llenhance.media.images import Picture
 from llenhance.media.tiffblock import Block
 
@@ -171,6 +172,33 @@ def test_metadata_goes_from_every_format_to_every_other(source, target):
         assert "IPTC is lost" in images.losses(first, target)
 
 
+def test_what_only_one_format_has_is_named_where_another_loses_it():
+    extended = b"http://ns.adobe.com/xmp/extension/\0" + b"A" * 32 + bytes(8) + b"<x/>"
+    data = pictures.photo()
+    data = data[:20] + pictures.jpeg_segment(0xE1, extended) + data[20:]
+    lost = "what only JPEG has is lost (extended XMP, APP5, comment)"
+    assert lost in images.losses(images.read(data), "png")
+    assert images.losses(images.read(data), "jpeg") == []
+
+    primaries = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+    ordinary = [(b"gAMA", struct.pack(">I", 45455)), (b"cHRM", primaries), (b"sRGB", b"\0"),
+                (b"pHYs", struct.pack(">IIB", 2835, 2835, 1))]  # fmt: skip
+    plain = pictures.with_png_chunks(pictures.pillow(SCENE, "PNG"), *ordinary)
+    assert images.losses(images.read(plain), "jpeg") == []
+    rich = (b"gAMA", struct.pack(">I", 100_000)), (b"tEXt", b"Author\0me"), (b"tEXt", b"Title\0x")
+    data = pictures.with_png_chunks(pictures.pillow(SCENE, "PNG"), *rich)
+    assert images.losses(images.read(data), "jpeg") == ["what only PNG has is lost (gAMA, tEXt)"]
+
+    gif = Picture([SCENE], "gif", carried=[(b"comment", b"hello")])
+    assert images.losses(gif, "png") == ["what only GIF has is lost (comment)"]
+    light = SCENE.astype(np.float32) / 255
+    exr = images.read(images.encode(Picture([light], "exr", linear=True), "exr"))
+    assert images.losses(exr, "hdr") == []
+    lines = [(b"", b"# made by hand"), (b"", b"EXPOSURE=2")]
+    hdr = Picture([light], "hdr", linear=True, carried=lines)
+    assert images.losses(hdr, "exr") == ["what only HDR has is lost (comment, EXPOSURE)"]
+
+
 @pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "webp"])
 def test_another_reader_finds_it_all(name):
     data = images.encode(full(), name)
@@ -221,6 +249,26 @@ def test_tiff_tags_stay_in_their_byte_order(order):
     assert 256 not in jpeg or jpeg[256] == 64
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tags_of_a_bigtiff_fit_the_classic_one_that_is_written(order):
+    out = io.BytesIO()
+    tags = [(65001, 16, 1, 5, True), (65002, 17, 2, (-3, 70_000), True),
+            (65003, 16, 1, 1 << 40, True), (33432, 2, None, "Someone", True)]  # fmt: skip
+    tifffile.imwrite(
+        out, SCENE, photometric="rgb", metadata=None, bigtiff=True, byteorder=order, extratags=tags
+    )
+    read = images.read(out.getvalue())
+    for data in (images.encode(read, "tiff"), read.exif):
+        block = Block(data)
+        assert not block.big
+        found = block.tags(block.offset(block.first)).main
+        assert all(tag.kind < 13 for tag in found.values())
+        assert found[65001] == (4, 1, struct.pack(order + "I", 5))
+        assert found[65002] == (9, 2, struct.pack(order + "2i", -3, 70_000))
+        assert 65003 not in found
+        assert found[33432].data == b"Someone\0"
+
+
 def test_png_text_time_and_colour_chunks_stay_and_stale_ones_go():
     kept = [
         (b"tEXt", b"Author\0me"),
@@ -235,6 +283,26 @@ def test_png_text_time_and_colour_chunks_stay_and_stale_ones_go():
     assert [part for part in after if part in kept] == [kept[2], kept[0], kept[1], kept[3]]
     assert not {b"bKGD", b"sBIT"} & {kind for kind, _ in after}
     assert [kind for kind, _ in after].index(b"gAMA") < [k for k, _ in after].index(b"IDAT")
+
+
+def test_png_chunks_that_belong_to_the_original_pixels_are_dropped():
+    """A name's fourth letter says whether a chunk may be kept by whoever does not know it."""
+    colours = [(b"cICP", b"\x01\x0d\0\1"), (b"mDCV", bytes(24))]
+    safe = (b"vpAg", b"\0\0\0\1\0\0\0\1\0")
+    data = pictures.with_png_chunks(
+        pictures.pillow(SCENE, "PNG"), *colours, safe, (b"iDOT", bytes(28)), (b"cLLI", bytes(8)),
+        (b"caBX", b"jumb"), (b"mkBS", b"a dark layer"), (b"mkBS", b"another"),
+    )  # fmt: skip
+    read = images.read(data)
+    assert read.notes == [
+        "content credentials were dropped (they are signed for the original)",
+        "a chunk mkBS was dropped (it belongs to the original's pixels)",
+    ]
+    after = pictures.png_chunks(images.encode(read, "png"))
+    assert [part for part in after if part[0] not in (b"IHDR", b"IDAT", b"IEND")] == [
+        *colours,
+        safe,
+    ]
 
 
 def test_png_profiles_as_imagemagick_writes_them_are_understood():
@@ -253,6 +321,28 @@ def test_png_profiles_as_imagemagick_writes_them_are_understood():
     assert read.iptc == pictures.iptc()
     after = pictures.png_chunks(images.encode(read, "png"))
     assert b"eXIf" in [kind for kind, _ in after]
+
+
+def test_exif_with_the_prefix_of_jpeg_turns_a_picture_too():
+    block = b"Exif\0\0" + pictures.exif(6)
+    png = pictures.with_png_chunks(pictures.pillow(SCENE, "PNG"), (b"eXIf", block))
+    read = images.read(png)
+    assert read.frames[0].shape == (64, 48, 3)
+    assert (read.notes, pictures.MAKER_NOTE in read.exif) == ([], True)
+    pytest.importorskip("pillow_heif")
+    read = images.read(isobmff.with_metadata(pictures.heic(SCENE), block, None, None))
+    assert (read.notes, pictures.MAKER_NOTE in read.exif) == ([], True)
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_a_packet_in_any_coding_turns_a_picture(coding):
+    packet = pictures.xmp(6).decode().replace("\ufeff", "").encode(coding)
+    data = pictures.pillow(SCENE, "JPEG")
+    segment = pictures.jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + packet)
+    read = images.read(data[:20] + segment + data[20:])
+    assert read.frames[0].shape == (64, 48, 3)
+    assert b'tiff:Orientation="1"' in read.xmp
+    assert "Nächte".encode() in read.xmp
 
 
 def test_gif_keeps_comments_and_xmp():
@@ -306,6 +396,35 @@ def test_strip_drops_all_metadata(name):
     assert (read.exif, read.xmp, read.iptc) == (None, None, None)
 
 
+def test_strip_keeps_what_tells_the_meaning_of_the_values():
+    png = pictures.with_png_chunks(
+        pictures.pillow(SCENE, "PNG"), (b"cICP", b"\x09\x10\0\1"),
+        (b"gAMA", struct.pack(">I", 100_000)), (b"tEXt", b"Author\0me"),
+    )  # fmt: skip
+    after = pictures.png_chunks(images.encode(images.read(png), "png", strip=True, provenance="x"))
+    assert [kind for kind, _ in after] == [b"IHDR", b"cICP", b"gAMA", b"IDAT", b"IEND"]
+
+    light = SCENE.astype(np.float32) / 255
+    primaries = struct.pack("<8f", 0.7347, 0.2653, 0, 1, 0.0001, -0.077, 0.32168, 0.33767)
+    carried = [(b"chromaticities", b"chromaticities\0" + primaries), (b"owner", b"string\0me")]
+    exr = images.encode(Picture([light], "exr", linear=True, carried=carried), "exr")
+    stripped = images.encode(images.read(exr), "exr", strip=True, provenance="x")
+    assert images.read(stripped).icc == images.read(exr).icc
+    assert carried[0] in images.read(stripped).carried
+    assert b"owner" not in stripped
+    assert b"software" not in stripped
+
+    lines = [
+        (b"", b"EXPOSURE=2.5"),
+        (b"", b"PRIMARIES=.7 .3 .2 .7 .1 .05 .33 .33"),
+        (b"", b"VIEW=x"),
+    ]
+    hdr = images.encode(Picture([light], "hdr", linear=True, carried=lines), "hdr")
+    assert images.read(hdr).carried == lines
+    stripped = images.encode(images.read(hdr), "hdr", strip=True, provenance="x")
+    assert images.read(stripped).carried == lines[:2]
+
+
 @pytest.mark.parametrize("name", ["jpeg", "png", "tiff", "webp"])
 def test_provenance_is_written_and_has_no_time(name):
     tool = "llenhance 1.0 dln alpha=0.8 sha256:0123456789abcdef"
@@ -326,6 +445,33 @@ def test_provenance_moves_nothing_in_exif():
     assert after[:4] == block[:4]
 
 
+def test_a_note_of_ours_costs_nobody_his_metadata():
+    """With the note, these blocks are too large for a JPEG's segments."""
+    tags = tiffblock.Tags()
+    note = bytes(range(256)) * 255
+    tags.exif[NOTE] = tiffblock.Tag(tiffblock.UNDEFINED, len(note), note)
+    exif = tiffblock.build(tags)
+    exif += bytes(65_527 - len(exif))
+    xmp = pictures.xmp(history=True)
+    xmp = xmp.replace(b"<?xpacket end", b" " * (65_500 - len(xmp)) + b"<?xpacket end")
+    full = Picture([SCENE], "jpeg", exif=exif, xmp=xmp)
+    assert images.losses(full, "jpeg") == []
+    read = images.read(images.encode(full, "jpeg", provenance="llenhance 1 dln"))
+    assert read.exif == exif
+    assert read.xmp == xmp
+    # A format without that limit has the note.
+    read = images.read(images.encode(full, "png", provenance="llenhance 1 dln"))
+    assert b"llenhance 1" in read.exif
+    assert b"llenhance 1" in read.xmp
+
+
+def test_a_number_that_grows_beyond_a_segment_is_named():
+    xmp = pictures.xmp().replace(b"tiff:Orientation=", b'tiff:ImageWidth="9" tiff:Orientation=')
+    full = Picture([SCENE], "jpeg", xmp=xmp + b" " * (65_504 - len(xmp)))
+    assert images.losses(full, "jpeg") == ["XMP is too large and is lost"]
+    assert images.read(images.encode(full, "jpeg")).xmp is None
+
+
 def test_history_is_appended_to_the_one_that_is_there():
     after = metadata.with_history(pictures.xmp(history=True), "a <tool> & more")
     assert after.count(b"xmpMM:History>") == 2
@@ -339,6 +485,23 @@ def test_history_is_appended_to_the_one_that_is_there():
     root = ET.fromstring(after.split(b"?>", 1)[1].rsplit(b"<?", 1)[0])
     agents = [e.text for e in root.iter() if e.tag.endswith("softwareAgent")]
     assert agents == ["a <tool> & more"]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [b"<xmpMM:History/>", b"<xmpMM:History><rdf:Seq/></xmpMM:History>",
+     b"<xmpMM:History></xmpMM:History>"],
+)  # fmt: skip
+def test_history_goes_into_no_other_list(history):
+    keywords = b"<dc:subject><rdf:Seq><rdf:li>lamp</rdf:li></rdf:Seq></dc:subject>"
+    packet = pictures.xmp().replace(b"<dc:title>", history + keywords + b"<dc:title>")
+    after = metadata.with_history(packet, "llenhance 1")
+    import xml.etree.ElementTree as ET
+
+    root = ET.fromstring(after.split(b"?>", 1)[1].rsplit(b"<?", 1)[0])
+    (found,) = (e for e in root.iter() if e.tag.endswith("}History"))
+    assert [e.text for e in found.iter() if e.tag.endswith("softwareAgent")] == ["llenhance 1"]
+    assert keywords in after
 
 
 # Broken metadata -------------------------------------------------------------------------------
@@ -367,6 +530,11 @@ def test_hostile_xmp_takes_no_hours():
     hostile += b'xmlns:xmpMM="http://ns.adobe.com/xap/1.0/mm/"' + b"<xmpMM:History>" * 200_000
     metadata.renewed_xmp(hostile, 4, 3)
     metadata.with_history(hostile, "x")
+    prefixes = b"".join(
+        b'xmlns:p%d="http://ns.adobe.com/tiff/1.0/" p%d:ImageWidth="1" ' % (n, n)
+        for n in range(20_000)
+    )
+    metadata.renewed_xmp(prefixes, 4, 3)
 
 
 def test_damaged_exif_is_dropped_and_named():

@@ -26,6 +26,25 @@ REC709 = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290)  # sRGB's primarie
 SPACES = {b"RGB ": "rgb", b"GRAY": "gray", b"CMYK": "cmyk"}
 
 
+# The numbers of H.273: which are sRGB's, near it, or say nothing; what others are called.
+NEAR_PRIMARIES, NEAR_TRANSFERS = (0, 1, 2, 5, 6, 7), (0, 1, 2, 4, 5, 6, 13, 14, 15)
+PRIMARIES_NAMES = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
+TRANSFER_NAMES = {8: "linear", 16: "PQ", 18: "HLG"}
+
+
+def unlike_srgb(cicp: tuple[int, int, int] | None) -> str:
+    """What the numbers of H.273 (primaries, transfer, matrix) tell that is not as in sRGB, as
+    "BT.2020, PQ"; "" for nothing."""
+    if cicp is None:
+        return ""
+    found = []
+    if cicp[0] not in NEAR_PRIMARIES:
+        found.append(PRIMARIES_NAMES.get(cicp[0], f"primaries {cicp[0]}"))
+    if cicp[1] not in NEAR_TRANSFERS:
+        found.append(TRANSFER_NAMES.get(cicp[1], f"transfer {cicp[1]}"))
+    return ", ".join(found)
+
+
 def space(icc: bytes) -> str:
     """ "rgb", "gray" or "cmyk"; "" for a profile that is none, or of another space."""
     if len(icc) < 132 or icc[36:40] != b"acsp":
@@ -269,15 +288,13 @@ def usable(picture: Picture, channels: int) -> None:
     icc = picture.icc
     if icc is None:
         return
-    want = "gray" if channels < 3 else "rgb"
-    if space(icc) == want:
+    # An RGB profile on grey pixels is common, and fits: its grey axis is meant.
+    if space(icc) in (("gray", "rgb") if channels < 3 else ("rgb",)):
         try:
             is_srgb(icc)
         except MediaError:
             pass
         else:
             return
-    if want == "gray" and space(icc) == "rgb":
-        return  # an RGB profile on grey pixels is common, and fits: its grey axis is meant
     picture.icc = None
     picture.notes.append("the colour profile does not fit the picture and was dropped")

@@ -2,7 +2,8 @@
 
 ``read`` finds the format by the bytes, checks the size before it decodes, turns the pixels
 upright, and keeps all metadata beside them. ``encode`` writes frames of the same or another size
-with that metadata, as the input was coded. Nothing but MediaError leaves either.
+with that metadata, as the input was coded. Nothing but MediaError leaves either, and MemoryError
+where there is too little of it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Format:
     xmp: bool = False
     iptc: bool = False
     icc: bool = False
+    cicp: bool = False  # colours told by the numbers of H.273
     bits: int = 0  # of a sample, where they are fewer than the dtype has
     linear: bool = False  # values are light
     writes: str = ""  # the format that an output of this input takes; "" is its own
@@ -53,7 +55,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ),
         "png": Format(
             (".png", ".apng"), ("uint8", "uint16"), grey=True, alpha=True, frames="animation",
-            exif=True, xmp=True, iptc=True, icc=True,
+            exif=True, xmp=True, iptc=True, icc=True, cicp=True,
         ),
         "tiff": Format(
             (".tif", ".tiff"), ("uint8", "uint16", "float32"), grey=True, alpha=True,
@@ -69,7 +71,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ),
         "avif": Format(
             (".avif", ".avifs"), ("uint8", "uint16"), grey=True, alpha=True, frames="animation",
-            exif=True, xmp=True, icc=True, bits=12,
+            exif=True, xmp=True, icc=True, cicp=True, bits=12,
         ),
         "gif": Format((".gif",), ("uint8",), alpha=True, frames="animation", xmp=True, icc=True),
         "heif": Format((".heic", ".heif", ".hif"), (), writes="jpeg"),
@@ -160,6 +162,24 @@ WRITERS = {
 }
 
 
+# Which of the parts that only the same format takes back stay when metadata is stripped.
+SHOWING: Mapping[str, Callable[[bytes, bytes], bool]] = {
+    "png": png.tells_colours,
+    "exr": scene.exr_tells_colours,
+    "hdr": scene.hdr_tells_colours,
+}
+
+
+# What each of them is called where another format loses it.
+CALLED: Mapping[str, Callable[[bytes, bytes], str]] = {
+    "jpeg": jpeg.called,
+    "png": png.called,
+    "gif": gif.called,
+    "exr": scene.exr_called,
+    "hdr": scene.hdr_called,
+}
+
+
 def read(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> Picture:
     """Decode a picture, upright, with its metadata.
 
@@ -177,6 +197,9 @@ def read(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = F
         _turn_upright(picture)
         first = picture.frames[0]
         colour.usable(picture, 1 if first.ndim == 2 else first.shape[2])
+        told = colour.unlike_srgb(picture.cicp)
+        if told and not picture.icc:
+            picture.notes.append(f"its colours ({told}) are taken for sRGB")
     except MediaError:
         raise
     except DECODER_ERRORS as error:
@@ -227,9 +250,17 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
             found.append("the timing of the animation is lost")
         elif row.frames == "animation" and not picture.animated:
             found.append(f"only the first of {len(picture.frames)} pages is kept")
+    if format == "avif" and picture.animated and picture.loops:
+        found.append("the animation repeats without end")  # Pillow has no way to tell a number
     converted = row.linear or not _keeps_profile(picture, row)
-    if converted and not picture.linear and not colour.is_srgb(picture.icc):
+    if _changes_primaries(picture, format) or (
+        converted and not picture.linear and not colour.is_srgb(picture.icc)
+    ):
         found.append("the colours are converted to sRGB and the profile is lost")
+    # Pillow, which writes animated AVIF, has no way to tell them.
+    if not row.cicp or (format == "avif" and picture.animated):
+        told = "" if picture.icc else colour.unlike_srgb(picture.cicp)
+        found += [f"what tells its colours ({told}) is lost"] if told else []
     if picture.linear and not row.linear and "float32" not in row.depths:
         found.append("light above 1 is compressed")
     kept = (row.exif, row.xmp, row.iptc)
@@ -237,11 +268,17 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
     blocks = (picture.exif, picture.xmp, picture.iptc)
     lost = [n for n, keep, block in zip(names, kept, blocks, strict=True) if block and not keep]
     if format == "jpeg":
-        found += [f"{name} is too large and is lost" for name in jpeg.too_large(picture)]
+        written = replace(picture, notes=[])
+        metadata.renew(written)  # a larger picture's numbers may have more digits
+        found += [f"{name} is too large and is lost" for name in jpeg.too_large(written)]
     if format == "gif":
         found += gif.losses(picture)
     if lost:
         found.append(f"{', '.join(lost)} {'are' if len(lost) > 1 else 'is'} lost")
+    if picture.format != format and picture.format in CALLED:
+        called = dict.fromkeys(CALLED[picture.format](*part) for part in picture.carried)
+        if own := [name for name in called if name]:
+            found.append(f"what only {picture.format.upper()} has is lost ({', '.join(own[:8])})")
     return found
 
 
@@ -256,9 +293,10 @@ def encode(
     """The bytes of a picture in a format, with its metadata; ``picture`` is not changed.
 
     ``quality`` (1 to 100) replaces the input's own in JPEG and AVIF, and makes WebP and JPEG 2000
-    lossy. ``strip`` drops all metadata but the colour profile, without which the colours would
-    change. ``provenance`` is written into EXIF Software and the XMP history. What the format
-    cannot hold is dropped: :func:`losses` names it. Raises MediaError.
+    lossy. ``strip`` drops all metadata but the colour profile and what else tells how the values
+    are meant, without which the colours would change. ``provenance`` is written into EXIF Software
+    and the XMP history, where it fits. What the format cannot hold is dropped: :func:`losses` names
+    it. Raises MediaError.
     """
     row = FORMATS.get(format)
     if row is None or row.writes:
@@ -267,25 +305,36 @@ def encode(
         raise MediaError(f"a quality is 1 to 100, not {quality}")
     fitting = _fitting(picture, format, row)
     if strip:
+        tells = SHOWING.get(format)
+        carried = [part for part in fitting.carried if tells and tells(*part)]
         fitting = replace(
-            fitting, exif=None, xmp=None, iptc=None, photoshop=None, dpi=None, carried=[], pages=[]
-        )
+            fitting, exif=None, xmp=None, iptc=None, photoshop=None, dpi=None, carried=carried,
+            pages=[],
+        )  # fmt: skip
     else:
         metadata.renew(fitting)
         if provenance:
-            _record(fitting, row, provenance)
+            _record(fitting, format, provenance)
     try:
         return WRITERS[format](fitting, Writing(quality, provenance, not strip))
     except DECODER_ERRORS as error:
         raise MediaError(f"cannot be written as {format}: {reason(error)}") from None
 
 
-def _record(picture: Picture, row: Format, provenance: str) -> None:
-    """Name the tool in EXIF Software and, where there is a packet, in the XMP history."""
+def _record(picture: Picture, name: str, provenance: str) -> None:
+    """Name the tool in EXIF Software and, where there is a packet, in the XMP history; but not
+    where a block that fits the format would then be too large for it."""
+    row = FORMATS[name]
+    signed = replace(picture)
     if row.exif:
-        picture.exif = metadata.with_software(picture.exif, provenance)
+        signed.exif = metadata.with_software(picture.exif, provenance)
     if row.xmp and picture.xmp is not None:
-        picture.xmp = metadata.with_history(picture.xmp, provenance)
+        signed.xmp = metadata.with_history(picture.xmp, provenance)
+    left_out = jpeg.too_large(signed) if name == "jpeg" else []
+    if "EXIF" not in left_out:
+        picture.exif = signed.exif
+    if "XMP" not in left_out:
+        picture.xmp = signed.xmp
 
 
 def _fitting(picture: Picture, name: str, row: Format) -> Picture:
@@ -294,7 +343,10 @@ def _fitting(picture: Picture, name: str, row: Format) -> Picture:
     if not row.frames or (row.frames == "animation" and not picture.animated):
         frames = frames[:1]
     icc = picture.icc
-    if row.linear and not picture.linear:
+    if _changes_primaries(picture, name):
+        frames = [colour.as_light(colour.as_srgb(frame, icc)) for frame in frames]
+        icc = None
+    elif row.linear and not picture.linear:
         values = [colour.as_srgb(convert(frame, FLOAT), icc) for frame in frames]
         frames = [colour.as_light(frame) for frame in values]
         icc = None
@@ -312,6 +364,13 @@ def _fitting(picture: Picture, name: str, row: Format) -> Picture:
         carried=picture.carried if picture.format == name else [],
         notes=list(picture.notes),
     )
+
+
+def _changes_primaries(picture: Picture, name: str) -> bool:
+    """Whether light in primaries of its own goes to a format of light that does not tell them."""
+    if not (picture.linear and FORMATS[name].linear) or picture.format == name:
+        return False
+    return picture.icc is not None and picture.icc != colour.linear_profile()
 
 
 def _keeps_profile(picture: Picture, row: Format) -> bool:

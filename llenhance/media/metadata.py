@@ -1,7 +1,8 @@
 """EXIF, XMP, IPTC and Photoshop blocks as bytes: read a little, change the least.
 
 Each function takes a block and gives the block that belongs to a picture turned upright, of a
-given size, with no picture of the dark original left inside. What is not touched keeps its bytes.
+given size, without thumbnails of the dark original. (A preview inside a MakerNote stays: nobody but
+its maker knows where it is.) What is not touched keeps its bytes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ RDF_NS = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 GAIN_MAP_NS = "http://ns.adobe.com/hdr-gain-map/1.0/"
 APPLE_GAIN_MAP_NS = "http://ns.apple.com/HDRGainMap/1.0/"
 CONTAINER_NS = "http://ns.google.com/photos/1.0/container/"
+
+MAX_PREFIXES = 16  # writers give one; each costs passes over the packet, and it may have thousands
 
 PHOTOSHOP_IPTC = 0x0404
 PHOTOSHOP_THUMBNAILS = (0x0409, 0x040C)
@@ -120,9 +123,9 @@ def with_software(exif: bytes | None, software: str) -> bytes:
 
 
 def _prefixes(xmp: bytes, namespace: str) -> list[bytes]:
-    """The prefixes that the packet gives to a namespace."""
+    """The prefixes that the packet gives to a namespace, MAX_PREFIXES at most."""
     pattern = rb"xmlns:([\w.-]+)\s*=\s*[\"']" + re.escape(namespace.encode()) + rb"[\"']"
-    return list(dict.fromkeys(re.findall(pattern, xmp)))
+    return list(dict.fromkeys(re.findall(pattern, xmp)))[:MAX_PREFIXES]
 
 
 def _set_number(xmp: bytes, namespace: str, name: str, number: int) -> bytes:
@@ -167,28 +170,40 @@ def is_utf8_xmp(xmp: bytes) -> bool:
     return b"\0" not in xmp
 
 
+def as_utf8(xmp: bytes) -> bytes:
+    """The packet in UTF-8, which every reader of JPEG and PNG expects; itself where it is neither
+    that nor UTF-16."""
+    if is_utf8_xmp(xmp):
+        return xmp
+    marked = xmp[:2] in (b"\xff\xfe", b"\xfe\xff")
+    try:
+        text = xmp.decode("utf-16" if marked else "utf-16-le" if xmp[0] else "utf-16-be")
+    except UnicodeDecodeError:
+        return xmp
+    return xmp if "\0" in text else text.encode()
+
+
 def xmp_orientation(xmp: bytes | None) -> int:
     """1 to 8 by the packet's tiff:Orientation; 1 where there is none."""
-    for prefix in _prefixes(xmp or b"", TIFF_NS):
+    xmp = as_utf8(xmp or b"")
+    for prefix in _prefixes(xmp, TIFF_NS):
         key = re.escape(prefix) + rb":Orientation"
-        if found := re.search(key + rb"(?:\s*=\s*[\"']|\s*>)\s*([1-8])\s*[\"'<]", xmp or b""):
+        if found := re.search(key + rb"(?:\s*=\s*[\"']|\s*>)\s*([1-8])\s*[\"'<]", xmp):
             return int(found[1])
     return 1
 
 
 def has_gain_map(xmp: bytes | None) -> bool:
     """Whether the packet speaks of a gain map."""
-    return any(_prefixes(xmp or b"", name) for name in (GAIN_MAP_NS, APPLE_GAIN_MAP_NS))
+    xmp = as_utf8(xmp or b"")
+    return any(_prefixes(xmp, name) for name in (GAIN_MAP_NS, APPLE_GAIN_MAP_NS))
 
 
 def renewed_xmp(xmp: bytes, width: int, height: int) -> bytes:
     """The packet of an upright picture of this size, without thumbnails and gain maps."""
+    xmp = as_utf8(xmp)
     if not is_utf8_xmp(xmp):
-        # Not UTF-8: every reader of JPEG and PNG expects UTF-8, so the packet becomes that.
-        try:
-            xmp = xmp.decode("utf-16").encode()
-        except UnicodeDecodeError:
-            return xmp
+        return xmp
     if xmp_orientation(xmp) != 1:
         xmp = _set_number(xmp, TIFF_NS, "Orientation", 1)
     for namespace, across, down in (
@@ -216,11 +231,21 @@ def with_history(xmp: bytes, software: str) -> bytes:
         b"<stEvt:softwareAgent>%s</stEvt:softwareAgent></rdf:li>"
         % (RDF_NS.encode(), EVENT_NS.encode(), agent)
     )
+    events = b'<rdf:Seq xmlns:rdf="%s">%s</rdf:Seq>' % (RDF_NS.encode(), event)
     for prefix in _prefixes(xmp, XMP_MM_NS):
-        history = re.search(rb"<" + re.escape(prefix) + rb":History[^<>]*>", xmp)
-        end = re.compile(rb"</[\w.-]+:Seq\s*>").search(xmp, history.end()) if history else None
-        if end:
+        name = prefix + b":History"
+        history = re.search(rb"<" + re.escape(name) + rb"(?:\s[^<>]*)?/?>", xmp)
+        if not history:
+            continue
+        start, stop = history.span()
+        if history[0].endswith(b"/>"):
+            return xmp[:start] + b"<%s>%s</%s>" % (name, events, name) + xmp[stop:]
+        closing = xmp.find(b"</" + name, stop)
+        if closing < 0:
+            return xmp
+        if end := re.compile(rb"</[\w.-]+:Seq\s*>").search(xmp, stop, closing):
             return xmp[: end.start()] + event + xmp[end.start() :]
+        return xmp[:stop] + events + xmp[closing:]
     end = re.search(rb"</[\w.-]+:RDF\s*>", xmp)
     if not end:
         return xmp
@@ -235,7 +260,7 @@ def with_history(xmp: bytes, software: str) -> bytes:
 # Photoshop resources and IPTC ------------------------------------------------------------------
 
 
-def _resources(block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+def resources(block: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     """Each whole Photoshop resource: its number, all of its bytes, its data."""
     at = 0
     while block[at : at + 4] == b"8BIM" and at + 7 <= len(block):
@@ -256,7 +281,7 @@ def split_photoshop(block: bytes) -> tuple[bytes | None, bytes | None]:
     """Photoshop resources -> (the IPTC records, all others but thumbnails); None for none."""
     iptc = None
     others = b""
-    for number, whole, data in _resources(block):
+    for number, whole, data in resources(block):
         if number == PHOTOSHOP_IPTC:
             iptc = data
         elif number not in PHOTOSHOP_THUMBNAILS:

@@ -33,11 +33,14 @@ class Picture:
     iptc: bytes | None = None  # IIM records (Photoshop resource 0x0404)
     photoshop: bytes | None = None  # other Photoshop resources, as "8BIM" blocks, no thumbnails
     icc: bytes | None = None  # the profile that the frames' values are in; None is sRGB
+    # Primaries, transfer and matrix by the numbers of H.273, where the file tells them. A profile
+    # goes before them.
+    cicp: tuple[int, int, int] | None = None
     dpi: tuple[float, float] | None = None  # pixels per inch across and down
 
     # How it was coded, so that it can be coded so again.
     quality: JpegCoding | None = None
-    lossless: bool | None = None  # WebP, JPEG 2000 and AVIF; None where the format has no choice
+    lossless: bool | None = None  # WebP and JPEG 2000; None where a file does not tell
     depth: int | None = None  # bits of a sample in the file, where the dtype does not tell
     compression: str | None = None  # of a TIFF, by tifffile's name; or of an EXR
     predictor: bool = False  # of a TIFF
@@ -104,4 +107,4 @@ class Writing:
 
     quality: int | None = None  # 1 to 100, where the format has one; None for the input's own
     software: str | None = None  # what made the picture
-    keep: bool = True  # all metadata; else of all of it the colour profile alone
+    keep: bool = True  # all metadata; else only what tells the meaning of the values

@@ -1,8 +1,10 @@
 """TIFF structure on bytes: what an EXIF block is, and what a TIFF file is around its pixels.
 
 Offsets inside a MakerNote count from the start of the block, and nobody but its maker knows where
-they stand. So a block is never rebuilt: values are overwritten where they lie, and a directory
-that must grow is written again at the end, with the old values left where they were.
+they stand. So an EXIF block is not rebuilt: values are overwritten where they lie, and a directory
+that must grow is written again at the end, with the old values left where they were. Only the tags
+of a TIFF or a raw picture, which stand among its pixels, go into a block that is built anew, and so
+do all tags that a TIFF is written with; there a MakerNote keeps its bytes, but moves.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from ..errors import MediaError
 # SRATIONAL FLOAT DOUBLE IFD, and LONG8 SLONG8 IFD8 of BigTIFF.
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 SIZES |= {16: 8, 17: 8, 18: 8}
-ASCII, SHORT, LONG, UNDEFINED = 2, 3, 4, 7
+ASCII, SHORT, LONG, UNDEFINED, SLONG, LONG8, SLONG8, IFD8 = 2, 3, 4, 7, 9, 16, 17, 18
 
 IMAGE_WIDTH, IMAGE_LENGTH, ORIENTATION, SOFTWARE = 256, 257, 274, 305
 THUMBNAIL_OFFSET, THUMBNAIL_LENGTH = 513, 514
@@ -191,7 +193,10 @@ class Block:
             for at in range(old + head, self.next_at(old), size):
                 rows[self._number(at, 2)] = bytes(self.data[at : at + size])
             following = self.offset(self.next_at(old))
-        for number, tag in new.items():
+        for number, given in new.items():
+            tag = given if self.big else _narrowed(given, self.order)
+            if tag is None:
+                continue
             inline = tag.data.ljust(self.width, b"\0")
             if len(inline) > self.width:
                 inline = self._bytes(self._append(tag.data), self.width)
@@ -204,7 +209,7 @@ class Block:
 
     def write_tags(self, pointer_at: int, tags: Tags) -> None:
         """Add all of ``tags``, which are of this block's byte order, to one directory."""
-        kind = 18 if self.big else LONG
+        kind = IFD8 if self.big else LONG
 
         def pointer(entries: dict[int, Tag]) -> Tag:
             slot = self._append(bytes(self.width))
@@ -219,6 +224,22 @@ class Block:
         if tags.gps:
             main[GPS_IFD] = pointer(tags.gps)
         self.write_directory(pointer_at, main)
+
+
+def _narrowed(tag: Tag, order: str) -> Tag | None:
+    """A tag with values of 4 bytes for those of 8 that only BigTIFF has; None where they do not
+    fit, and for offsets, which mean nothing elsewhere."""
+    if tag.kind not in (LONG8, SLONG8, IFD8):
+        return tag
+    if tag.kind == IFD8:
+        return None
+    letter = "i" if tag.kind == SLONG8 else "I"
+    values = struct.unpack(f"{order}{tag.number}{'q' if letter == 'i' else 'Q'}", tag.data)
+    try:
+        data = struct.pack(f"{order}{tag.number}{letter}", *values)
+    except struct.error:
+        return None
+    return Tag(SLONG if letter == "i" else LONG, tag.number, data)
 
 
 def build(tags: Tags) -> bytes:

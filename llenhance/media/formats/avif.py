@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from PIL import AvifImagePlugin, Image
@@ -16,6 +17,8 @@ from . import isobmff
 from .codecs import DECODER_ERRORS, Opener, pillow_array, quiet, reason
 
 QUALITY = 90  # AVIF does not tell how it was coded
+MATRICES = (1, 5, 6, 9)  # from RGB to YCbCr by H.273: BT.709, BT.601 twice, BT.2020
+USUAL_MATRIX = 6
 
 
 def read(data: bytes, limits: Limits) -> Picture:
@@ -28,6 +31,7 @@ def read(data: bytes, limits: Limits) -> Picture:
     if not meta.sizes:
         raise MediaError("is damaged: it does not tell its size")
     picture = Picture([], "avif", exif=meta.exif, xmp=meta.xmp, icc=meta.icc, depth=meta.depth)
+    picture.cicp = None if meta.icc else meta.cicp
     opener = Opener(lambda: AvifImagePlugin.AvifImageFile(io.BytesIO(data)))
 
     try:
@@ -84,9 +88,14 @@ def write(picture: Picture, writing: Writing) -> bytes:
         frame = np.rint(to_float(frame) * np.float32(2**bits - 1)).astype(np.uint16)
     if frame.ndim == 3 and frame.shape[2] == 2:
         frame = np.ascontiguousarray(frame[..., [0, 0, 0, 1]])
+    told: dict[str, Any] = {}
+    if picture.cicp and not picture.icc:
+        primaries, transfer, matrix = picture.cicp
+        told = {"primaries": primaries, "transfer": transfer}
+        told["matrix"] = matrix if matrix in MATRICES else USUAL_MATRIX
     try:
         coded = imagecodecs.avif_encode(
-            frame, level=level, speed=6, bitspersample=bits, numthreads=1
+            frame, level=level, speed=6, bitspersample=bits, numthreads=1, **told
         )
     except DECODER_ERRORS as error:
         raise MediaError(f"cannot be written as AVIF: {reason(error)}") from None

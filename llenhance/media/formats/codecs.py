@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
+from ... import memory
 from ...errors import MediaError
 from ...pixels import Array
 from ..picture import Limits, Picture
 
-# What decoders raise for bad bytes: Pillow's fuzzers allow these, numpy and struct add theirs.
+# What decoders raise for bad bytes: Pillow's fuzzers allow these, numpy and struct add theirs. Some
+# are also raised for want of memory, which is no damage: reason() tells them apart.
 DECODER_ERRORS = (
     OSError,
     SyntaxError,
@@ -32,7 +34,6 @@ DECODER_ERRORS = (
     ZeroDivisionError,
     NotImplementedError,
     RuntimeError,
-    MemoryError,
     EOFError,
     struct.error,
     zlib.error,
@@ -79,8 +80,46 @@ def cv2() -> Any:
     return module
 
 
+def opencv_decode(data: bytes) -> Array | None:
+    """The pixels as OpenCV has them (BGR), in their own depth; None where it knows no such picture.
+
+    Raises MediaError for a picture that it refuses.
+    """
+    with _opencv_errors("is damaged"):
+        decoded: Array | None = cv2().imdecode(
+            np.frombuffer(data, np.uint8), cv2().IMREAD_UNCHANGED
+        )
+    return decoded
+
+
+def opencv_encode(suffix: str, image: Array) -> bytes:
+    """An array as OpenCV wants it (BGR) in the format of a suffix. Raises MediaError."""
+    failure = f"cannot be written as {suffix[1:].upper()}"
+    with _opencv_errors(failure):
+        done, coded = cv2().imencode(suffix, np.ascontiguousarray(image))
+    if not done:
+        raise MediaError(failure)
+    return bytes(coded)
+
+
+@contextlib.contextmanager
+def _opencv_errors(failure: str) -> Iterator[None]:
+    """OpenCV's exceptions, which are of a class of their own, as ours."""
+    try:
+        yield
+    except cv2().error as error:
+        # Its code and text stand as attributes on the class, where another thread's may be by now.
+        why = reason(error).rpartition("error: ")[2]
+        raise MediaError(f"{failure}: OpenCV refuses it: {why}") from None
+
+
 def reason(error: BaseException) -> str:
-    """The first line of what an exception says."""
+    """The first line of what a decoder's exception says.
+
+    Raises MemoryError instead where it says that there was not enough memory.
+    """
+    if memory.ran_out(error):
+        raise MemoryError(str(error)) from None
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
@@ -101,8 +140,12 @@ class Opener:
         self._image = None
 
 
-def pillow_array(opener: Opener, limits: Limits, picture: Picture, *, frame: int = 0) -> Array:
+def pillow_array(
+    opener: Opener, limits: Limits, picture: Picture, *, frame: int = 0, cmyk: bool = False
+) -> Array:
     """Decode with a Pillow plugin: (H, W), (H, W, 2), (H, W, 3) or (H, W, 4) uint8.
+
+    ``cmyk``: the caller knows what to do with four channels of ink, 0 for none.
 
     ``opener`` makes the plugin itself, not Image.open: that has a pixel limit of its own, which
     is the process's, and would ask every plugin. Raises MediaError.
@@ -115,7 +158,7 @@ def pillow_array(opener: Opener, limits: Limits, picture: Picture, *, frame: int
             if frame:
                 image.seek(frame)
             image.load()
-            return array(image)
+            return np.array(image) if cmyk and image.mode == "CMYK" else array(image)
 
     global _forgiven
     try:

@@ -55,6 +55,7 @@ def read_heif(data: bytes, limits: Limits) -> Picture:
     except ImportError:
         raise MediaError("is HEIC, which needs: pip install 'llenhance[heif]'") from None
     picture = Picture([], "heif", exif=meta.exif, xmp=meta.xmp, icc=meta.icc)
+    picture.cicp = None if meta.icc else meta.cicp
     try:
         with quiet():
             file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=False)
@@ -126,6 +127,8 @@ def read_raw(data: bytes, limits: Limits) -> Picture:
             )
     except MediaError:
         raise
+    except rawpy.LibRawUnsufficientMemoryError as error:
+        raise MemoryError(_text(error)) from None
     except (rawpy.LibRawError, *DECODER_ERRORS) as error:
         raise MediaError(f"is a raw picture that does not decode: {_text(error)}") from None
     picture.frames = [pixels[..., 0] if pixels.shape[2] == 1 else np.array(pixels)]

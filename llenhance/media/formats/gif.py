@@ -29,6 +29,11 @@ LOOPS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
 XMP_TRAILER = bytes([1, *range(255, -1, -1), 0])
 
 
+def called(name: bytes, _text: bytes) -> str:
+    """What a part that is carried is called."""
+    return name.decode()
+
+
 @dataclass
 class _Structure:
     width: int

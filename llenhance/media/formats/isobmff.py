@@ -10,6 +10,7 @@ from .jp2 import box, boxes
 
 HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 AVIF_BRANDS = {b"avif", b"avis"}
+UNSPECIFIED = (2, 2)  # primaries and transfer of a file that does not tell them
 GAIN_MAPS = (b"tmap", b"urn:com:apple:photo:2020:aux:hdrgainmap", b"21496")
 
 
@@ -20,10 +21,10 @@ class Meta:
     sizes: list[tuple[int, int]] = field(default_factory=list)  # of all items: tiles, thumbnails
     depth: int = 8
     icc: bytes | None = None
+    cicp: tuple[int, int, int] | None = None
     exif: bytes | None = None
     xmp: bytes | None = None
     gain_map: bool = False
-    turned: bool = False  # by irot or imir, which stand above EXIF
 
 
 def brand(head: bytes) -> str | None:
@@ -79,6 +80,7 @@ def _parse(data: bytes) -> Meta:
         if kind == b"Exif" and found.exif is None and len(block) > 4:
             skip = struct.unpack_from(">I", block)[0]
             found.exif = block[4 + skip :] if skip < len(block) else None
+            found.exif = found.exif and found.exif.removeprefix(b"Exif\0\0")
         elif kind == b"mime" and found.xmp is None and b"xmpmeta" in block:
             found.xmp = block
     return found
@@ -139,10 +141,11 @@ def _properties(found: Meta, data: bytes, at: int, end: int) -> None:
             found.depth = max(found.depth, (body[17] & 7) + 8)
         elif kind == b"colr" and body[:4] in (b"prof", b"rICC") and found.icc is None:
             found.icc = body[4:]
+        elif kind == b"colr" and body[:4] == b"nclx" and len(body) >= 10 and found.cicp is None:
+            numbers = struct.unpack_from(">HHH", body, 4)
+            found.cicp = None if numbers[:2] == UNSPECIFIED else numbers
         elif kind == b"auxC" and any(name in body for name in GAIN_MAPS):
             found.gain_map = True
-        elif kind in (b"irot", b"imir"):
-            found.turned = True
 
 
 def with_metadata(data: bytes, exif: bytes | None, xmp: bytes | None, icc: bytes | None) -> bytes:

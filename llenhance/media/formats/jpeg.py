@@ -14,7 +14,7 @@ from ...errors import MediaError
 from ...pixels import Array
 from .. import colour, metadata
 from ..picture import JpegCoding, Limits, Picture, Writing
-from .codecs import quiet
+from .codecs import quiet, reason
 
 SOI, EOI, SOS, COM = 0xD8, 0xD9, 0xDA, 0xFE
 APP0, APP1, APP2, APP11, APP13, APP14 = 0xE0, 0xE1, 0xE2, 0xEB, 0xED, 0xEE
@@ -23,6 +23,7 @@ ALONE = frozenset(range(0xD0, 0xD8)) | {0x01}  # markers without a length
 
 EXIF = b"Exif\0\0"
 XMP = b"http://ns.adobe.com/xap/1.0/\0"
+EXTENDED_XMP = b"http://ns.adobe.com/xmp/extension/\0"
 ICC = b"ICC_PROFILE\0"
 PHOTOSHOP = b"Photoshop 3.0\0"
 MPF = b"MPF\0"
@@ -32,6 +33,15 @@ PHOTOSHOP_PART = 65533 - len(PHOTOSHOP)
 
 MAX_SCANS = 500  # a hostile progressive file has thousands, and each costs a pass over the picture
 QUALITY = 95  # for a picture that was no JPEG
+
+
+def called(marker: bytes, payload: bytes) -> str:
+    """What a segment that is carried is called; "" for one that other formats need not have."""
+    if marker[0] == COM:
+        return "comment"
+    if payload.startswith(EXTENDED_XMP):
+        return "extended XMP"
+    return f"APP{marker[0] - APP0}" if marker[0] != APP0 else ""
 
 
 @dataclass
@@ -202,13 +212,13 @@ def _decode(data: bytes, limits: Limits, components: int, picture: Picture) -> A
     try:
         return np.asarray(simplejpeg.decode_jpeg(data, space, fastupsample=False))
     except ValueError as error:
-        reason = str(error)
-    limits.damaged(reason)
+        why = reason(error)
+    limits.damaged(why)
     with quiet():
         try:
             pixels = simplejpeg.decode_jpeg(data, space, fastupsample=False, strict=False)
         except ValueError as error:
-            raise MediaError(f"is damaged: {error}") from None
+            raise MediaError(f"is damaged: {reason(error)}") from None
     picture.truncated = True
     return np.asarray(pixels)
 
@@ -248,7 +258,7 @@ def write(picture: Picture, writing: Writing) -> bytes:
     try:
         image.save(out, "JPEG", **options)
     except (OSError, ValueError) as error:
-        raise MediaError(f"cannot be written as JPEG: {error}") from None
+        raise MediaError(f"cannot be written as JPEG: {reason(error)}") from None
     coded = out.getvalue()
     own = _walk(coded).segments
     head = sum(len(payload) + 4 for _, payload in own) + 2

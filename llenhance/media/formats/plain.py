@@ -11,7 +11,7 @@ from PIL import BmpImagePlugin
 from ...errors import MediaError
 from ...pixels import WHITE, Array
 from ..picture import Limits, Picture, Writing
-from .codecs import Opener, cv2, pillow_array
+from .codecs import Opener, opencv_encode, pillow_array
 
 
 def read_bmp(data: bytes, limits: Limits) -> Picture:
@@ -29,10 +29,7 @@ def write_bmp(picture: Picture, writing: Writing) -> bytes:  # noqa: ARG001
     if frame.ndim == 3 and frame.shape[2] == 2:
         frame = frame[..., [0, 0, 0, 1]]
     bgr = frame if frame.ndim == 2 else frame[..., [2, 1, 0, 3][: frame.shape[2]]]
-    done, coded = cv2().imencode(".bmp", np.ascontiguousarray(bgr))
-    if not done:
-        raise MediaError("cannot be written as BMP")
-    return bytes(coded)
+    return opencv_encode(".bmp", bgr)
 
 
 def _token(data: bytes, at: int) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from ...errors import MediaError
 from ...pixels import WHITE, Array
 from .. import metadata
 from ..picture import Limits, Picture, Writing
-from .codecs import Opener, cv2, pillow_array
+from .codecs import Opener, opencv_decode, opencv_encode, pillow_array
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP_KEY = b"XML:com.adobe.xmp"
@@ -26,11 +26,32 @@ MAX_TEXT = 64 << 20  # bytes that a compressed text or profile may grow to
 # Chunks that follow from the pixels, or that the writer makes itself.
 OWN = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"iCCP", b"eXIf"}
 # Chunks that no longer fit once the pixels changed: background and histogram of a palette,
-# significant bits, a suggested palette, a time that was the original's last change.
-STALE = {b"bKGD", b"hIST", b"sBIT", b"sPLT"}
-# Chunks that stand before the pixels' colours are known.
-COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP"}
+# significant bits, a suggested palette, levels of light, offsets into the coded pixels (Apple's).
+STALE = {b"bKGD", b"hIST", b"sBIT", b"sPLT", b"cLLI", b"pCAL", b"iDOT"}
+# Chunks that tell what the pixels' values mean, and stand before them.
+COLOUR = {b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV"}
+# Chunks that fit other pixels too, though their names say that whoever does not know them must not
+# keep them: the time, which stays as EXIF's does, the size of what is seen, a stereo layout.
+FITTING = COLOUR | {b"tIME", b"sCAL", b"sTER"}
+# What sRGB's curve and primaries are in such chunks.
+SRGB = {
+    (b"gAMA", struct.pack(">I", 45455)),
+    (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
+}
+CREDENTIALS = b"caBX"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+
+
+def tells_colours(kind: bytes, _body: bytes) -> bool:
+    """Whether a chunk that is carried is needed to show the picture as it is meant."""
+    return kind in COLOUR
+
+
+def called(kind: bytes, body: bytes) -> str:
+    """What a chunk that is carried is called; "" for one that other formats need not have."""
+    return (
+        "" if kind == b"pHYs" or (kind, body) in SRGB or kind == b"sRGB" else kind.decode("latin-1")
+    )
 
 
 @dataclass(frozen=True)
@@ -122,21 +143,33 @@ def _sort(picture: Picture, kind: bytes, body: bytes) -> None:
     """Give a chunk of metadata its place in the picture."""
     try:
         if kind == b"eXIf":
-            picture.exif = body
+            picture.exif = body.removeprefix(b"Exif\0\0")  # JPEG's, which some writers put there
         elif kind == b"iCCP":
             picture.icc = _inflate(body[body.index(b"\0") + 2 :])
+        elif kind == b"cICP" and body[2:] == b"\0\1":  # else of a range that only PNG takes back
+            picture.cicp = (body[0], body[1], body[2])
         elif kind == b"pHYs" and len(body) == 9 and body[8] == 1:
             across, down = struct.unpack(">II", body[:8])
             picture.dpi = (across * 0.0254, down * 0.0254) if across and down else None
             picture.carried.append((kind, body))
         elif kind == b"iTXt" and body.startswith(XMP_KEY + b"\0"):
             picture.xmp = _international_text(body)
+        elif kind == CREDENTIALS:
+            _note(picture, "content credentials were dropped (they are signed for the original)")
+        elif kind[3:4].isupper() and kind not in FITTING:
+            name = kind.decode("latin-1")
+            _note(picture, f"a chunk {name} was dropped (it belongs to the original's pixels)")
         elif kind in (b"zTXt", b"tEXt") and body.startswith(RAW_PROFILE):
             _raw_profile(picture, kind, body)
         else:
             picture.carried.append((kind, body))
     except (ValueError, IndexError, MediaError):
         picture.notes.append(f"a damaged {kind.decode('latin-1')} chunk was dropped")
+
+
+def _note(picture: Picture, text: str) -> None:
+    if text not in picture.notes:
+        picture.notes.append(text)
 
 
 def _international_text(body: bytes) -> bytes:
@@ -176,14 +209,25 @@ def _still(
             limits.damaged("it holds fewer pixels than it claims")
             picture.truncated = True
         return _still_16(header, [ihdr, *rest], transparent)
+    if header.colour == 0 and header.bits < 8:
+        # Pillow spreads the samples over 8 bits, and leaves the clear one's value as it was.
+        rest = [
+            (kind, _spread(body, header.bits) if kind == b"tRNS" else body) for kind, body in rest
+        ]
     coded = SIGNATURE + b"".join(chunk(*part) for part in [ihdr, *rest]) + chunk(b"IEND", b"")
     opener = Opener(lambda: PngImagePlugin.PngImageFile(io.BytesIO(coded)))
     return pillow_array(opener, limits, picture)
 
 
+def _spread(key: bytes, bits: int) -> bytes:
+    """A grey tRNS chunk's value of so many bits over the range of 8."""
+    top = 2**bits - 1
+    return struct.pack(">H", (int.from_bytes(key[:2], "big") & top) * 255 // top)
+
+
 def _still_16(header: Header, parts: list[tuple[bytes, bytes]], transparent: bytes | None) -> Array:
     coded = SIGNATURE + b"".join(chunk(*part) for part in parts) + chunk(b"IEND", b"")
-    image = cv2().imdecode(np.frombuffer(coded, np.uint8), cv2().IMREAD_UNCHANGED)
+    image = opencv_decode(coded)
     if (
         image is None
         or image.dtype != np.uint16
@@ -305,6 +349,9 @@ def write(picture: Picture, writing: Writing) -> bytes:  # noqa: ARG001
     carried = picture.carried if picture.format == "png" else []
     if picture.icc:
         body.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(picture.icc)))
+    if picture.cicp:
+        # PNG holds RGB, matrix 0, over the whole range.
+        body.append(chunk(b"cICP", bytes([*(min(n, 255) for n in picture.cicp[:2]), 0, 1])))
     body += [chunk(*part) for part in carried if part[0] in COLOUR]
     if picture.dpi and not any(kind == b"pHYs" for kind, _ in carried):
         metre = [round(dots / 0.0254) for dots in picture.dpi]
@@ -329,10 +376,7 @@ def _coded(frame: Array) -> bytes:
         Image.fromarray(frame, "LA").save(out, "PNG")
         return out.getvalue()
     image = frame if frame.ndim == 2 else frame[..., [2, 1, 0, 3][: frame.shape[2]]]
-    done, coded = cv2().imencode(".png", np.ascontiguousarray(image))
-    if not done:
-        raise MediaError("cannot be written as PNG")
-    return bytes(coded)
+    return opencv_encode(".png", image)
 
 
 def _grey_alpha_16(frame: Array) -> bytes:

@@ -19,7 +19,7 @@ from ...errors import MediaError
 from ...pixels import Array
 from .. import colour
 from ..picture import Limits, Picture, Writing
-from .codecs import DECODER_ERRORS, cv2, reason
+from .codecs import DECODER_ERRORS, opencv_decode, opencv_encode, reason
 
 EXR_MAGIC = b"v/1\x01"
 TILED, DEEP, MULTIPART = 0x200, 0x800, 0x1000
@@ -55,6 +55,34 @@ STRUCTURE = {
     b"view",
     b"multiView",
 }
+
+
+# Header lines of a Radiance picture that say what its values mean.
+MEANING = (b"EXPOSURE=", b"COLORCORR=", b"PRIMARIES=", b"PIXASPECT=")
+
+
+def exr_tells_colours(name: bytes, _value: bytes) -> bool:
+    """Whether an attribute that is carried is needed to show an EXR as it is meant."""
+    return name in (b"chromaticities", b"whiteLuminance", b"pixelAspectRatio")
+
+
+def hdr_tells_colours(_name: bytes, line: bytes) -> bool:
+    """Whether a header line is needed to show a Radiance picture as it is meant."""
+    return line.startswith(MEANING)
+
+
+# Attributes that every EXR has, or that become the colours of another format.
+ORDINARY = (b"chromaticities", b"pixelAspectRatio", b"screenWindowCenter", b"screenWindowWidth")
+
+
+def exr_called(name: bytes, _value: bytes) -> str:
+    """What an attribute is called; "" for one that other formats need not have."""
+    return "" if name in ORDINARY else name.decode("latin-1")
+
+
+def hdr_called(_name: bytes, line: bytes) -> str:
+    """What a header line is called."""
+    return line.split(b"=")[0].decode("latin-1") if b"=" in line else "comment"
 
 
 class _Attribute(NamedTuple):
@@ -132,6 +160,8 @@ def read_exr(data: bytes, limits: Limits) -> Picture:
     picture.frames = [frame[..., 0] if frame.shape[2] == 1 else frame]
     chromaticities = values.get(b"chromaticities", b"")
     primaries = struct.unpack("<8f", chromaticities) if len(chromaticities) == 32 else ()
+    if primaries and np.allclose(primaries, colour.REC709, atol=1e-4):
+        primaries = ()  # what an EXR without them has
     picture.icc = colour.linear_profile(*primaries)
     picture.carried = [
         (attribute.name, attribute.kind + b"\0" + attribute.value)
@@ -216,8 +246,7 @@ def write_exr(picture: Picture, writing: Writing) -> bytes:
     except av.FFmpegError as error:
         raise MediaError(f"cannot be written as EXR: {reason(error)}") from None
     coded = b"".join(bytes(packet) for packet in packets)
-    carried = picture.carried if writing.keep else []
-    extra = [_Attribute(name, *value.split(b"\0", 1)) for name, value in carried]
+    extra = [_Attribute(name, *value.split(b"\0", 1)) for name, value in picture.carried]
     if writing.software and writing.keep:
         extra = [row for row in extra if row.name != b"software"]
         extra.append(_Attribute(b"software", b"string", writing.software.encode()))
@@ -253,7 +282,7 @@ def read_hdr(data: bytes, limits: Limits) -> Picture:
         raise MediaError("is a Radiance picture in XYZ, which is not read")
     height, width = int(size[2]), int(size[4])
     limits.check(width, height)
-    image = cv2().imdecode(np.frombuffer(data, np.uint8), cv2().IMREAD_UNCHANGED)
+    image = opencv_decode(data)
     if image is None or image.shape != (height, width, 3):
         raise MediaError("is damaged: the Radiance picture does not decode")
     picture = Picture([np.ascontiguousarray(image[..., ::-1])], "hdr", linear=True)
@@ -267,12 +296,10 @@ def write_hdr(picture: Picture, writing: Writing) -> bytes:
     """A Radiance picture of the first frame, with the input's header lines."""
     frame = picture.frames[0].astype(np.float32)
     rgb = np.repeat(frame[..., None], 3, 2) if frame.ndim == 2 else frame
-    done, coded = cv2().imencode(".hdr", np.ascontiguousarray(np.maximum(rgb, 0)[..., ::-1]))
-    if not done:
-        raise MediaError("cannot be written as Radiance HDR")
-    lines = [line for _, line in picture.carried] if writing.keep else []
+    coded = opencv_encode(".hdr", np.maximum(rgb, 0)[..., ::-1])
+    lines = [line for _, line in picture.carried]
     if writing.software and writing.keep:
         lines = [line for line in lines if not line.startswith(b"SOFTWARE=")]
         lines.append(b"SOFTWARE=" + writing.software.encode("ascii", "replace"))
-    head, rest = bytes(coded).split(b"\n", 1)
+    head, rest = coded.split(b"\n", 1)
     return b"\n".join([head, *lines, rest])

@@ -46,18 +46,37 @@ def read(data: bytes, limits: Limits) -> Picture:
     directories = list(block.directories())
     wanted = _wanted(block, directories, picture)
     _check_headers(block, [directories[n] for n in wanted], limits)
+    profiles: list[bytes | None] = []
     try:
         with quiet(), tifffile.TiffFile(io.BytesIO(data)) as file:
             for number in wanted:
-                page = file.pages[number]
-                picture.frames.append(_page(page, data, limits, picture))
+                page: Any = file.pages[number]
+                picture.icc = page.iccprofile
+                frame = _page(page, data, limits, picture)
+                colour.usable(picture, 1 if frame.ndim == 2 else frame.shape[2])
+                profiles.append(picture.icc)
+                picture.frames.append(frame)
                 picture.pages.append(_tags(block, directories[number], picture))
     except MediaError:
         raise
     except DECODER_ERRORS as error:
         raise MediaError(f"is damaged: {reason(error)}") from None
+    _agree(picture, profiles)
     _turn_pages(picture)
+    picture.notes = list(dict.fromkeys(picture.notes))  # of several pages, often the same
     return picture
+
+
+def _agree(picture: Picture, profiles: list[bytes | None]) -> None:
+    """One profile for all pages: theirs, or where they differ sRGB, with a note."""
+    picture.icc = profiles[0]
+    if len(set(profiles)) == 1 or all(map(colour.is_srgb, profiles)):
+        return
+    picture.frames = [
+        colour.as_srgb(frame, icc) for frame, icc in zip(picture.frames, profiles, strict=True)
+    ]
+    picture.icc = None
+    picture.notes.append("its pages have unlike colour profiles and come back as sRGB")
 
 
 def _wanted(block: Block, directories: list[int], picture: Picture) -> list[int]:
@@ -105,6 +124,8 @@ def _page(page: Any, data: bytes, limits: Limits, picture: Picture) -> Array:
         picture.truncated = True
     # (planes, depth, height, width, samples) is tifffile's normal form.
     shaped = page.asarray(maxworkers=1).reshape(page.shaped)
+    if shaped.dtype == np.float64:
+        picture.notes.append("floating point values of 64 bits were read as 32 bits")
     planes = np.moveaxis(shaped[:, 0], 0, 2)
     planes = planes.reshape(*planes.shape[:2], -1)
     planes = _full_range(planes, int(page.bitspersample), palette=photometric == PALETTE)
@@ -112,11 +133,13 @@ def _page(page: Any, data: bytes, limits: Limits, picture: Picture) -> Array:
         picture.compression = page.compression.name
         picture.predictor = int(page.predictor) != 1
         picture.depth = int(page.bitspersample)
-        picture.icc = page.iccprofile
+    # One sample more is alpha where no kind is told, as OpenCV writes it. Of kind 0 it is none:
+    # near infrared, depth, a spot colour.
     extras = [int(kind) for kind in page.extrasamples]
-    alpha = planes[..., colours] if samples > colours else None
-    if samples > colours + 1:
-        picture.notes.append(f"{samples - colours - 1} extra channels were dropped")
+    alpha = planes[..., colours] if samples > colours and extras[:1] != [0] else None
+    if dropped := samples - colours - (alpha is not None):
+        channels = "extra channel was" if dropped == 1 else "extra channels were"
+        picture.notes.append(f"{dropped} {channels} dropped")
     image = planes[..., :colours]
     if photometric == PALETTE:
         table = np.asarray(page.colormap)
