@@ -545,6 +545,19 @@ def test_a_network_that_does_nothing_changes_nothing(tmp_path: Path, transfer: i
     assert np.abs(view.apply(image, shown, shown).astype(int) - image).max() <= 2
 
 
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_an_hdr_video_of_eight_bits_is_seen_as_one_of_sixteen(
+    tmp_path: Path, transfer: int
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    view = hdr_view(tmp_path, transfer)
+    shown = view.view(image)
+    assert np.array_equal(shown, view.view(image.astype(np.uint16) * 257))
+    for after in (shown, shown.repeat(2, 0).repeat(2, 1)):
+        wide = view.apply(image.astype(np.uint16) * 257, shown, after)
+        assert np.array_equal(view.apply(image, shown, after), wide)
+
+
 def test_light_that_a_network_adds_reaches_the_original(tmp_path: Path) -> None:
     view = hdr_view(tmp_path, 16)
     image = flat(0.3798)  # 26 cd/m2, a grey card
