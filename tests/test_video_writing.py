@@ -300,6 +300,47 @@ def test_colour_tags_stay_and_colours_survive(
     assert np.abs(planes).max() < 1.6
 
 
+@pytest.mark.parametrize("opencv", [True, False])
+@pytest.mark.parametrize(
+    ("pix_fmt", "codec", "options"),
+    [
+        ("yuv420p", "libx264", {"qp": "0"}),
+        ("yuv420p", "libx264", {"qp": "0", "x264-params": "chromaloc=2"}),
+        ("yuv420p", "ffv1", {}),
+        ("yuv420p10le", "libx264", {"qp": "0"}),
+        ("yuv420p10le", "ffv1", {}),
+        ("yuv422p10le", "prores_ks", {}),
+    ],
+)
+def test_colours_stay_where_they_were(
+    tmp_path: Path, pix_fmt: str, codec: str, options: dict[str, str], opencv: bool
+) -> None:
+    """A frame that was decoded says where its colour samples lie, one made of RGB does not."""
+    path = clips.clip(
+        tmp_path / "a.mkv", codec=codec, pix_fmt=pix_fmt, options=options, frames=2, deep=True
+    )
+    info = videos.probe(path)
+    target = tmp_path / "out.mkv"
+    with (
+        videos.VideoReader(path, info=info, opencv=opencv, threads=1) as reader,
+        videos.VideoWriter(target, info, codec="ffv1", container=".mkv", threads=1) as writer,
+    ):
+        for frame in reader:
+            writer.write(frame.image, frame.pts, frame.duration)
+
+    def blue(path: Path) -> Any:
+        plane = clips.decoded(path)[1][0].planes[1]
+        kind = np.uint8 if pix_fmt == "yuv420p" else np.uint16
+        rows = np.frombuffer(bytes(plane), kind).reshape(plane.height, -1)
+        return rows[:, : plane.width].astype(float)
+
+    before, after = blue(path), blue(target)
+    for axis in (0, 1):
+        slope = np.gradient(before, axis=axis)
+        moved = -((after - before) * slope).sum() / (slope**2).sum()
+        assert abs(moved) < 0.05, f"by {moved:.2f} samples along axis {axis}"
+
+
 @pytest.mark.parametrize("size", [(161, 97), (160, 97), (161, 96)])
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "vp9", "ffv1"])
 def test_odd_sizes(tmp_path: Path, size: tuple[int, int], codec: str) -> None:

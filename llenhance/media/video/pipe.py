@@ -21,6 +21,7 @@ from .opening import reason, video_stream
 from .places import RawFormat
 from .reading import VideoReader
 from .scope import Scope
+from .siting import Siting
 
 _CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 _Y4M = {  # pixel format -> what Y4M calls it
@@ -144,6 +145,7 @@ class PipeWriter(Scope):
     ) -> None:
         self._file, self._source, self._format, self._raw = file, source, pix_fmt, raw
         self._reformatter = VideoReformatter()
+        self._siting = Siting(source)
         self._rgb = av.VideoFormat(pix_fmt).is_rgb
         matrix = 1 if source.color_matrix == 0 else source.color_matrix
         self._matrix = None if matrix == UNSPECIFIED else matrix
@@ -168,7 +170,7 @@ class PipeWriter(Scope):
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=kind)
         if self._format != kind:
             frame = self._reformatter.reformat(
-                frame,
+                self._siting.mark(frame),
                 format=self._format,
                 dst_colorspace=None if self._rgb else self._matrix,
                 dst_color_range=None if self._rgb else self._range,

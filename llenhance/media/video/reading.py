@@ -29,6 +29,7 @@ from .decode import decode, has_halved_rows, split_fields
 from .info import Image, VideoInfo, as_fraction, clock, probe
 from .opening import cut_off, open_file, open_input, video_stream
 from .scope import Scope
+from .siting import Siting
 
 OnError = Literal["repeat", "skip", "fail"]
 
@@ -97,6 +98,7 @@ class VideoReader(Scope):
         self._to = None if end is None else first + as_fraction(end) / base
         self._running: list[Generator[Frame, None, None]] = []
         self._reformatter = VideoReformatter()
+        self._siting = Siting(self.info)
         self._careful = True
         if self.info.missing:
             sentence = cut_off(self.info.missing)
@@ -289,13 +291,13 @@ class VideoReader(Scope):
         if frame.interlaced_frame and frame.height % 4 == 0 and has_halved_rows(frame):
             image = None
             for row, part in enumerate(split_fields(frame)):
-                half = self._plain(part)
+                half = self._plain(self._siting.mark(part))
                 if image is None:
                     image = np.empty((frame.height, frame.width, 3), half.dtype)
                 image[row::2] = half
             assert image is not None
             return image
-        return self._plain(frame)
+        return self._plain(self._siting.decoded(frame))
 
     def _plain(self, frame: Any) -> Image:
         # After OpenCV its conversion, which rounds down and is 0.4 of a level darker, goes on.

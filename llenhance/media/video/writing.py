@@ -24,6 +24,7 @@ from .info import UNSPECIFIED, Image, VideoInfo, as_fraction
 from .opening import reason
 from .plan import Encoding, colours, configure, plan_encoding
 from .scope import Scope
+from .siting import Siting
 from .streams import Output
 
 _CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
@@ -86,6 +87,7 @@ class VideoWriter(Scope):
         self._lasts = 0  # how long the last frame is shown
         self._first_dts, self._coded = 0, False
         self._reformatter = VideoReformatter()
+        self._siting = Siting(source)
         self._matrix, self._range = colours(self.plan, source)
         self._fields = _FieldMark(source, self.plan) if self.plan.interlaced else None
         self._step = max(1, round(1 / (source.frame_rate * source.time_base)))
@@ -203,7 +205,7 @@ class VideoWriter(Scope):
 
     def _plain(self, image: Image, kind: str) -> Any:
         return self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(image, format=kind),
+            self._siting.mark(av.VideoFrame.from_ndarray(image, format=kind)),
             format=self.plan.pix_fmt,
             dst_colorspace=None if self._matrix == UNSPECIFIED else self._matrix,
             dst_color_range=self._range or 1,
