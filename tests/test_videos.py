@@ -91,6 +91,18 @@ def test_the_colour_matrix_and_range_are_honoured(tmp_path: Path) -> None:
         assert difference.max() <= 3
 
 
+@pytest.mark.parametrize("matrix", [8, 10, 14])
+def test_colours_that_nothing_converts_are_an_error_that_says_so(
+    tmp_path: Path, matrix: int
+) -> None:
+    path = clips.clip(tmp_path / "a.mp4", frames=2, colour=(1, 1, matrix, 1))
+    with (
+        videos.VideoReader(path) as reader,
+        pytest.raises(MediaError, match=f"matrix {matrix} of H.273.* cannot be converted"),
+    ):
+        next(iter(reader))
+
+
 @pytest.mark.parametrize("name", ["night_highway_640x360_audio.mp4", "tiny_rot90.mov"])
 def test_real_clips_agree_with_pyav(name: str) -> None:
     path = REAL / name

@@ -169,13 +169,16 @@ class PipeWriter(Scope):
         kind = "rgb24" if image.dtype == np.uint8 else "rgb48le"
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=kind)
         if self._format != kind:
-            frame = self._reformatter.reformat(
-                self._siting.mark(frame),
-                format=self._format,
-                dst_colorspace=None if self._rgb else self._matrix,
-                dst_color_range=None if self._rgb else self._range,
-                interpolation=_CAREFUL,
-            )
+            try:
+                frame = self._reformatter.reformat(
+                    self._siting.mark(frame),
+                    format=self._format,
+                    dst_colorspace=None if self._rgb else self._matrix,
+                    dst_color_range=None if self._rgb else self._range,
+                    interpolation=_CAREFUL,
+                )
+            except (av.error.FFmpegError, OSError, ValueError) as error:
+                raise MediaError(f"cannot be converted: {reason(error)}") from None
         self._out((b"" if self._raw else b"FRAME\n") + _packed(frame))
         self.frames += 1
 

@@ -27,7 +27,7 @@ from ..picture import MAX_PIXELS
 from .capture import Capture, for_opencv
 from .decode import decode, has_halved_rows, split_fields
 from .info import Image, VideoInfo, as_fraction, clock, probe
-from .opening import cut_off, open_file, open_input, video_stream
+from .opening import cut_off, open_file, open_input, reason, video_stream
 from .scope import Scope
 from .siting import Siting
 
@@ -302,11 +302,17 @@ class VideoReader(Scope):
     def _plain(self, frame: Any) -> Image:
         # After OpenCV its conversion, which rounds down and is 0.4 of a level darker, goes on.
         careful = self.info.bit_depth > 8 or self._careful
-        done = self._reformatter.reformat(
-            frame,
-            format="rgb24" if self.info.bit_depth == 8 else "rgb48le",
-            interpolation=_CAREFUL if careful else None,
-        )
+        try:
+            done = self._reformatter.reformat(
+                frame,
+                format="rgb24" if self.info.bit_depth == 8 else "rgb48le",
+                interpolation=_CAREFUL if careful else None,
+            )
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            said = f"{frame.format.name}, matrix {int(frame.colorspace)} of H.273"
+            raise MediaError(
+                f"its colours ({said}) cannot be converted: {reason(error)}"
+            ) from None
         image: Image = done.to_ndarray()
         return image
 

@@ -147,9 +147,9 @@ class VideoWriter(Scope):
         elif pts <= self._last:
             pts = self._last + 1  # encoders refuse two frames at one time
         self._last, self._lasts = pts, duration or self._step
-        frame = self._convert(image)
-        frame.pts, frame.time_base, frame.duration = pts, self.source.time_base, self._lasts
         try:
+            frame = self._convert(image)
+            frame.pts, frame.time_base, frame.duration = pts, self.source.time_base, self._lasts
             self._mux(self._out.video.encode(frame))
         except (av.error.FFmpegError, OSError) as error:
             raise MediaError(f"cannot be written: {reason(error)}") from None
