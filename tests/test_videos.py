@@ -414,6 +414,62 @@ def test_a_lost_key_frame_takes_its_followers_along(rich: Path) -> None:
     assert f"{reader.damaged} damaged frames in all" in reader.notes[-1]
 
 
+def test_damage_before_the_first_whole_frame_has_no_time(rich: Path) -> None:
+    with videos.VideoReader(damaged(rich, 0, "lost")) as reader:
+        assert clips.position(next(iter(reader)).image) == 10
+        assert reader.notes[0] == "a frame before the first whole one is damaged: it is left out"
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("codec", ["mpeg4", "utvideo", "libx264", "mjpeg"])
+def test_a_damaged_frame_of_an_avi_keeps_its_place(
+    tmp_path: Path, codec: str, threads: int
+) -> None:
+    """AVI has no times, so a frame that is lost has to be counted."""
+    pix_fmt = {"utvideo": "yuv422p", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+    options = {"bf": "0"} if codec == "libx264" else {}
+    path = clips.clip(
+        tmp_path / "a.avi", frames=24, codec=codec, pix_fmt=pix_fmt, gop=1, options=options
+    )
+    data = bytearray(path.read_bytes())
+    for _, size, packet in clips.packets(path, "video")[8:13]:
+        at = data.find(packet)
+        data[at : at + size] = b"\xff" * size
+    path.write_bytes(data)
+    with videos.VideoReader(path, threads=threads) as reader:
+        read = list(reader)
+    assert [frame.pts - read[0].pts for frame in read] == list(range(24))
+    assert [clips.position(frame.image) for frame in read] == [*range(8), *[7] * 5, *range(13, 24)]
+    assert [index for index, frame in enumerate(read) if frame.repeated] == [8, 9, 10, 11, 12]
+    assert reader.damaged == 5
+    assert reader.notes[-1] == "5 damaged frames in all, replaced by the frame before"
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".ts", "libx264"), (".mpg", "mpeg2video")])
+@pytest.mark.parametrize("target", [".mp4", ".mkv"])
+def test_recordings_put_together_follow_each_other(
+    tmp_path: Path, suffix: str, codec: str, target: str
+) -> None:
+    """Their times begin anew; pictures and sound of a part go on together."""
+    one = clips.clip(tmp_path / f"one{suffix}", frames=50, codec=codec, audio=("mp2",))
+    path = tmp_path / f"three{suffix}"
+    path.write_bytes(one.read_bytes() * 3)
+    out = tmp_path / f"out{target}"
+    preset = {"preset": "ultrafast"}
+    _, writer = through(path, out, **preset)
+    assert writer.frames == 150
+    times = clips.decoded(out)[0]
+    assert np.diff(times) == pytest.approx(0.04, abs=0.002)
+    sound = [begin for begin, _, _ in clips.packets(out, "audio")]
+    alone = clips.packets(one, "audio")
+    assert len(sound) == 3 * len(alone)
+    # The sound of each part is as far from its pictures as in its own file.
+    apart = alone[0][0] - clips.decoded(one)[0][0]
+    for part in range(3):
+        here = sound[part * len(alone)] - times[part * 50]
+        assert here == pytest.approx(apart, abs=0.03)
+
+
 def test_damage_can_be_skipped_or_fail(rich: Path) -> None:
     broken = damaged(rich, 14, "lost")
     with videos.VideoReader(broken, on_error="skip") as reader:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MediaError
+from .joined import continuous, may_be_joined
 from .opening import reason
 
 
@@ -30,6 +31,8 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
     counted = container.format.name == "avi"
     offset: int | None = None
     packets = container.demux(stream)
+    if may_be_joined(container):
+        packets = continuous(packets, stream)
     while True:
         try:
             packet = next(packets, None)
@@ -46,6 +49,8 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
             frames = []
         except (av.error.FFmpegError, OSError):
             frames, broken = [], True
+            if counted and waiting:  # frames and complaints come in one order
+                yield heapq.heappop(waiting) + (offset or 0), None
         for frame in frames:
             pts = frame.pts
             if pts is None:  # a bare stream without a container has no times: count

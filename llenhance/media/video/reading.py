@@ -148,13 +148,15 @@ class VideoReader(Scope):
 
     def _damage(self, pts: int, replaceable: bool) -> None:
         self.damaged += 1
-        where = clock(float((pts - self.info.start) * self.info.time_base))
+        frame = "a frame before the first whole one"
+        if pts >= self.info.start:
+            frame = f"the frame at {clock(float((pts - self.info.start) * self.info.time_base))}"
         if self._on_error == "fail":
-            raise MediaError(f"the frame at {where} is damaged")
+            raise MediaError(f"{frame} is damaged")
         if self.damaged == 1:
             repeat = replaceable and self._on_error == "repeat"
             done = "the frame before it is shown again" if repeat else "it is left out"
-            self.notes.append(f"the frame at {where} is damaged: {done}")
+            self.notes.append(f"{frame} is damaged: {done}")
 
     def _pixels(self) -> Iterator[tuple[int, int, Image | None]]:
         """(pts, duration, upright picture or None where it is damaged)."""

@@ -15,6 +15,7 @@ from av.stream import Disposition
 
 from ...errors import MediaError
 from .info import VideoInfo
+from .joined import continuous, may_be_joined
 from .opening import open_file, open_input, reason
 
 # What a container writes itself, or what is no longer true of the output.
@@ -66,6 +67,7 @@ class _Copier:
         stack: ExitStack,
     ) -> None:
         self._out = out
+        self._pictures = source.stream
         self._start, self._end = cut
         self._hides = muxer in ("mp4", "mov")
         self._early: set[int] = set()  # streams that may begin before 0
@@ -116,6 +118,9 @@ class _Copier:
     def _demux(self, streams: list[Any]) -> Iterator[tuple[Any, Fraction]]:
         """(packet, seconds when it is due), those inside the cut only."""
         packets = self.container.demux(streams)
+        pictures = self.container.streams[self._pictures]
+        if may_be_joined(self.container):
+            packets = continuous(self.container.demux([pictures, *streams]), pictures)
         while True:
             try:
                 packet = next(packets, None)
@@ -124,6 +129,8 @@ class _Copier:
                 return
             if packet is None:
                 return
+            if packet.stream.index == self._pictures:
+                continue
             if packet.size and packet.stream.disposition & Disposition.attached_pic:
                 packet.pts = packet.dts = 0
                 yield packet, Fraction(0)
