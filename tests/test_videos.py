@@ -363,6 +363,36 @@ def test_an_iteration_given_up_closes_its_files(plain: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.parametrize(
+    ("size", "pix_fmt"),
+    [
+        ((160, 96), "yuv420p"),
+        ((161, 96), "yuv420p"),
+        ((160, 97), "yuv420p"),
+        ((160, 97), "yuv422p"),
+        ((160, 96), "yuv410p"),
+        ((160, 96), "yuv411p"),
+        ((160, 96), "yuv440p"),
+        ((161, 97), "yuv444p"),
+    ],
+)
+def test_a_frame_is_the_same_wherever_the_reading_began(
+    tmp_path: Path, size: tuple[int, int], pix_fmt: str
+) -> None:
+    """A run that goes on begins in the middle, where only PyAV finds the place."""
+    path = clips.clip(
+        tmp_path / "a.mkv", codec="ffv1", size=size, pix_fmt=pix_fmt, frames=70, gop=10
+    )
+    with videos.VideoReader(path, threads=1) as reader:
+        whole = list(reader)[65:]
+    with videos.VideoReader(path, threads=1, start=2.6) as reader:
+        rest = list(reader)
+    assert reader.decoder == "PyAV"
+    assert [frame.pts for frame in whole] == [frame.pts for frame in rest]
+    for one, other in zip(whole, rest, strict=True):
+        assert np.array_equal(one.image, other.image)
+
+
 # --- damage ---------------------------------------------------------------------------------------
 
 
