@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -81,6 +82,31 @@ def has_halved_rows(frame: Any) -> bool:
     """Whether the colour planes have half the rows, so that each row belongs to one field only."""
     parts = frame.format.components
     return len(parts) > 2 and parts[1].height * 2 == parts[0].height
+
+
+def is_top_first(frame: Any) -> bool:
+    """Which field of an interlaced frame is shown first, where only the frame says it.
+
+    PyAV does not give that flag; but a copy has it too, and a filter goes by it.
+    """
+    try:
+        copy = frame.reformat(width=16, height=16, format="gray")
+    except (av.error.FFmpegError, OSError, ValueError):
+        return True
+    (plane,) = copy.planes
+    rows = np.zeros((plane.buffer_size // plane.line_size, plane.line_size), np.uint8)
+    rows[1::2] = 255
+    plane.update(rows.tobytes())
+    copy.pts = 0
+    graph = av.filter.Graph()
+    entry = graph.add_buffer(width=16, height=16, format=copy.format, time_base=Fraction(1, 25))
+    fields, way_out = graph.add("separatefields"), graph.add("buffersink")
+    entry.link_to(fields)
+    fields.link_to(way_out)
+    graph.configure()
+    entry.push(copy)
+    field: Any = way_out.pull()
+    return bool(_rows(field.planes[0])[0, 0] == 0)
 
 
 def _rows(plane: Any) -> NDArray[np.uint8]:

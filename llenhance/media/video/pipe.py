@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -82,8 +81,6 @@ class PipeReader(VideoReader):
         if self._first is None or self._first[1] is None:
             raise MediaError("no frames")
         info = describe(Path("-"), self._container, stream, *self._first, bare=True)
-        if self._first[1].format.is_rgb:  # has no matrix; it is not said in a raw stream
-            info = replace(info, color_primaries=1, color_transfer=1, color_matrix=0, color_range=2)
         super().__init__(Path("-"), info=info, opencv=False, **choices)
         self.decoder = "PyAV"
 

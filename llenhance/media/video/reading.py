@@ -5,7 +5,8 @@ the processor time of PyAV with an exact conversion. Beside it PyAV decodes the 
 deblocking and conversion: that says when each frame is shown, whether it was damaged (OpenCV hides
 what its decoder could paper over) and whether OpenCV lost one. Where OpenCV is not faithful (more
 than 8 bits, interlaced frames, odd heights, times or pixels that do not agree with PyAV's) PyAV's
-own pixels are used. Its one known flaw is borne: it rounds down, by 0.4 of a level of 255 on night scenes.
+own pixels are used. Its one known flaw is borne: it rounds down, by 0.4 of a level of 255 on night
+scenes.
 """
 
 from __future__ import annotations

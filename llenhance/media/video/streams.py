@@ -19,7 +19,10 @@ from .joined import continuous, may_be_joined
 from .opening import open_file, open_input, reason
 
 # What a container writes itself, or what is no longer true of the output.
-_OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps"}
+_OWN_TAGS = {
+    *("major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps"),
+    "alpha_mode",
+}
 _OWN_PREFIXES = ("number_of_", "_statistics")
 # Tags that MP4 has a place of its own for; for others the file has to hold keys by name.
 _MP4_TAGS = frozenset((
