@@ -534,6 +534,23 @@ def test_a_file_that_was_cut_off_is_refused_unless_asked(tmp_path: Path, suffix:
     assert "cut off" in reader.notes[0]
 
 
+@pytest.mark.parametrize("first", ["moov", "mdat"])
+def test_bytes_after_the_last_box_are_not_taken_for_one(tmp_path: Path, first: str) -> None:
+    """Cameras put things of their own there; what is cut off still is, in whichever order."""
+    options = {"movflags": "+faststart"} if first == "moov" else {}
+    path = clips.clip(tmp_path / "a.mp4", frames=5, container_options=options)
+    data = path.read_bytes()
+    path.write_bytes(data + b"Insta360 trailer data 8db42d694ccc418790edff439fe026bf")
+    assert videos.probe(path).missing == 0
+    with videos.VideoReader(path) as reader:
+        assert len(list(reader)) == 5
+    if first == "moov":
+        path.write_bytes(data[:-100])
+        assert videos.probe(path).missing == 100
+    path.write_bytes(data + (1000).to_bytes(4, "big") + b"moof" + bytes(92))
+    assert videos.probe(path).missing == 900
+
+
 def test_a_cut_off_recording_without_index_says_so(plain: Path) -> None:
     plain.write_bytes(plain.read_bytes()[:2000])
     with pytest.raises(MediaError, match=r"^cut off: [0-9,]+ bytes are missing"):
