@@ -13,6 +13,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from ...errors import MediaError, Refusal
 from ...standard_input import StandardInput
 from ..picture import MAX_PIXELS, Limits
+from .alone import Lost
 from .codecs import chroma_of
 from .decode import decode
 from .info import UNSPECIFIED, Image, VideoInfo, describe
@@ -148,7 +149,8 @@ class PipeWriter(Scope):
         self._matrix = None if matrix == UNSPECIFIED else matrix
         self._range = 1 if source.color_matrix == 0 else source.color_range or 1
         self.frames = self.size = 0
-        self.dropped: list[str] = []
+        self._lost = Lost(source)
+        self.dropped = self._lost.sentences
         if source.streams:
             self.dropped.append("the other streams are dropped: these are frames alone")
 
@@ -159,8 +161,9 @@ class PipeWriter(Scope):
     def abandon(self) -> None:
         """Nothing to do: the stream stays open."""
 
-    def write(self, image: Image, _pts: int, _duration: int = 0) -> None:
+    def write(self, image: Image, pts: int, _duration: int = 0) -> None:
         """(H, W, 3) RGB, uint8 or uint16."""
+        self._lost.see(pts)
         if not self.frames and not self._raw:
             self._out(self._header(image.shape[1], image.shape[0]))
         kind = "rgb24" if image.dtype == np.uint8 else "rgb48le"
