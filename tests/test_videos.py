@@ -500,6 +500,35 @@ def test_recordings_put_together_follow_each_other(
         assert here == pytest.approx(apart, abs=0.03)
 
 
+@pytest.mark.parametrize("target", [".mp4", ".mkv"])
+@pytest.mark.parametrize("number", [20, 45])
+@pytest.mark.parametrize("back", [True, False])
+def test_one_wrong_time_in_a_recording_moves_nothing(
+    tmp_path: Path, number: int, target: str, back: bool
+) -> None:
+    """Neither is it taken for the beginning of another part, nor are the frames after it lost."""
+    path = tmp_path / "in.ts"
+    options = {"bf": "0"}
+    # 20 s in, so that the time of a frame can lie before its neighbours' and after them.
+    times = [round(1800 * 1000 + 3600 * index) for index in range(50)]
+    clips.clip(path, times=times, time_base=Fraction(1, 90000), audio=("mp2",), options=options)
+    data = bytearray(path.read_bytes())
+    at = -1
+    for _ in range(number + 1):
+        at = data.index(b"\0\0\1\xe0", at + 1)
+    assert data[at + 7] == 0x80  # PTS and no DTS
+    data[at + 11 if back else at + 9] ^= 0x40 if back else 0x02  # by 11.7 s, or by three hours
+    path.write_bytes(data)
+    out = tmp_path / f"out{target}"
+    _, writer = through(path, out, preset="ultrafast")
+    assert writer.frames == 50
+    with av.open(str(path)) as container:
+        stamps = [p.dts for p in container.demux(video=0) if p.dts is not None]
+    assert (np.diff(stamps) < 0).any()
+    assert np.diff(clips.decoded(out)[0]) == pytest.approx(0.04, abs=0.002)
+    assert shown(out) == [index % 24 for index in range(50)]
+
+
 def test_damage_can_be_skipped_or_fail(rich: Path) -> None:
     broken = damaged(rich, 14, "lost")
     with videos.VideoReader(broken, on_error="skip") as reader:
