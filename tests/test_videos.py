@@ -450,12 +450,14 @@ def test_damage_before_the_first_whole_frame_has_no_time(rich: Path) -> None:
         assert reader.notes[0] == "a frame before the first whole one is damaged: it is left out"
 
 
+@pytest.mark.parametrize("before", [0, 8])
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("codec", ["mpeg4", "utvideo", "libx264", "mjpeg"])
 def test_a_damaged_frame_of_an_avi_keeps_its_place(
-    tmp_path: Path, codec: str, threads: int
+    tmp_path: Path, codec: str, threads: int, before: int
 ) -> None:
-    """AVI has no times, so a frame that is lost has to be counted."""
+    """AVI has no times, so a frame that is lost has to be counted; with the 8 bytes before it too
+    the demuxer does not even find it."""
     pix_fmt = {"utvideo": "yuv422p", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
     options = {"bf": "0"} if codec == "libx264" else {}
     path = clips.clip(
@@ -464,7 +466,7 @@ def test_a_damaged_frame_of_an_avi_keeps_its_place(
     data = bytearray(path.read_bytes())
     for _, size, packet in clips.packets(path, "video")[8:13]:
         at = data.find(packet)
-        data[at : at + size] = b"\xff" * size
+        data[at - before : at + size] = b"\xff" * (before + size)
     path.write_bytes(data)
     with videos.VideoReader(path, threads=threads) as reader:
         read = list(reader)

@@ -31,6 +31,9 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
     # first frame's on. What FFmpeg guesses is out of order where frames are reordered.
     counted = container.format.name == "avi"
     offset: int | None = None
+    index = _avi_index(stream) if counted else {}
+    chunk: int | None = None  # the number of the last one
+    missing: list[int] = []  # numbers of those that were not found, in order
     packets = container.demux(stream)
     if may_be_joined(container):
         packets = continuous(packets, stream)
@@ -42,6 +45,10 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         if packet is None:
             break
         stamp = packet.dts if counted else packet.pts
+        if counted and packet.size and packet.pos in index:
+            stamp = index[packet.pos]
+            missing += range(stamp if chunk is None else chunk + 1, stamp)
+            chunk = stamp
         if packet.size and stamp is not None and not packet.is_discard:
             heapq.heappush(waiting, stamp)
         try:
@@ -51,7 +58,10 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         except (av.error.FFmpegError, OSError):
             frames, broken = [], True
             if counted and waiting:  # frames and complaints come in one order
-                yield heapq.heappop(waiting) + (offset or 0), None
+                lost = heapq.heappop(waiting)
+                while missing and missing[0] < lost:
+                    yield missing.pop(0) + (offset or 0), None
+                yield lost + (offset or 0), None
         for frame in frames:
             pts = frame.pts
             if pts is None:  # a bare stream without a container has no times: count
@@ -60,6 +70,8 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
             if counted and waiting:
                 if offset is None:
                     offset = pts - waiting[0]
+                while missing and missing[0] < waiting[0]:
+                    yield missing.pop(0) + offset, None
                 pts = heapq.heappop(waiting) + offset
             following = pts + max(1, step)
             if latest is not None and pts < latest:
@@ -76,6 +88,17 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
             yield pts, frame
     while broken and waiting:
         yield heapq.heappop(waiting) + (offset or 0), None
+
+
+def _avi_index(stream: Any) -> dict[int, int]:
+    """Where the index of an AVI says that a frame's bytes begin, and the frame's number.
+
+    The demuxer goes by it only when it seeks: else it counts what it finds, and a chunk whose head
+    is damaged is not found. Empty where there is no index, or one with frames left empty.
+    """
+    entries = stream.index_entries
+    found = {entry.pos + 8: entry.timestamp for entry in entries if entry.size}
+    return found if sorted(found.values()) == list(range(len(entries))) else {}
 
 
 def has_halved_rows(frame: Any) -> bool:

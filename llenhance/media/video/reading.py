@@ -258,6 +258,9 @@ class VideoReader(Scope):
             stack.callback(shadow.close)
             for pts, frame in shadow:
                 if frame is None:
+                    if self.info.container == "avi":  # OpenCV counts, and not what it cannot find
+                        yield None
+                        return
                     yield pts, 0, None
                     continue
                 image = None if frame.interlaced_frame else capture.read(pts)
