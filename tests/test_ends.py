@@ -157,7 +157,7 @@ def test_a_first_picture_that_cannot_be_read_is_a_damaged_frame(tmp_path: Path) 
     assert report.failures == []
     assert report.last["warnings"] == [
         "the frame at 0:00:00.0 is damaged: it is left out",
-        "2 damaged frames in all, replaced by the frame before",
+        "2 damaged frames in all, left out",
     ]
     assert positions(tmp_path / "out.mkv") == [2, 3, 4]
     for path in (tmp_path / "in").iterdir():

@@ -122,7 +122,7 @@ class VideoReader(Scope):
 
     def _iterate(self) -> Generator[Frame, None, None]:
         last: Image | None = None
-        count = 0
+        count = left_out = 0
         self.decoder, self.damaged = "", 0
         for pts, duration, image in self._pixels():
             if self._to is not None and pts >= self._to:
@@ -133,6 +133,7 @@ class VideoReader(Scope):
                 if not outside:
                     self._damage(pts, last is not None)
                 if last is None or self._on_error == "skip":
+                    left_out += not outside
                     continue
                 image = last
             last = image
@@ -144,7 +145,8 @@ class VideoReader(Scope):
                 "no frames in this range" if self._from or self._to else "no frame can be decoded"
             )
         if self.damaged > 1:
-            done = "left out" if self._on_error == "skip" else "replaced by the frame before"
+            done = f"{left_out} of them left out" if left_out else "replaced by the frame before"
+            done = "left out" if left_out == self.damaged else done
             self.notes.append(f"{self.damaged} damaged frames in all, {done}")
 
     def _damage(self, pts: int, replaceable: bool) -> None:
