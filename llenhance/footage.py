@@ -303,6 +303,7 @@ class _Work:
         def writer(number: int, replaces: bool) -> videos.SequenceWriter:
             return videos.SequenceWriter(
                 target,
+                self._info,
                 first=number,
                 overwrite=replaces,
                 quality=quality,

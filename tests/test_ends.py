@@ -59,7 +59,7 @@ def command(
 
 def do(source: Path | None, target: Path | None, **choices: Any) -> Report:
     """One video job with nothing in the place of the network."""
-    report = Report(-1)
+    report = Report(-1, keep=True)
     job = Job(source, target, "video", "lightweight")
     choice = footage.Choice(**{"stabilize": "off", **choices})
     footage.check([job], {"lightweight": 1}, choice)
@@ -147,6 +147,63 @@ def test_pictures_become_pictures_with_their_numbers(tmp_path: Path) -> None:
         "out0100.png",
         "out0101.png",
     }
+
+
+def test_a_first_picture_that_cannot_be_read_is_a_damaged_frame(tmp_path: Path) -> None:
+    pattern = sequence(tmp_path / "in", 5)
+    for index in range(1, 3):
+        (tmp_path / "in" / f"f_0000{index}.png").write_bytes(b"broken")
+    report = do(pattern, tmp_path / "out.mkv", codec="ffv1", frame_rate="10")
+    assert report.failures == []
+    assert report.last["warnings"] == [
+        "the frame at 0:00:00.0 is damaged: it is left out",
+        "2 damaged frames in all, left out",
+    ]
+    assert positions(tmp_path / "out.mkv") == [2, 3, 4]
+    for path in (tmp_path / "in").iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(MediaError, match="not a picture"):
+        videos.SequenceReader(pattern, Fraction(10))
+
+
+def test_what_frames_alone_do_not_have_is_named(tmp_path: Path) -> None:
+    uneven = clips.clip(
+        tmp_path / "in.mp4", times=[0, 4, 8, 12, 512], time_base=Fraction(1, 100), options={}
+    )
+    even = clips.clip(tmp_path / "even.mkv", frames=40)  # of whole milliseconds
+    deep = clips.clip(
+        tmp_path / "hdr.mkv",
+        frames=2,
+        codec="libx265",
+        pix_fmt="yuv420p10le",
+        colour=(9, 16, 9, 1),
+        deep=True,
+    )
+    for target in (tmp_path / "out.y4m", tmp_path / "p%d.png"):
+        times = "the times of the frames are dropped: they follow evenly now"
+        values = "the values stay PQ, which nothing beside the frames says"
+        assert do(uneven, target, restart=True).last["warnings"] == [times]
+        for path in tmp_path.glob("[po]*"):
+            path.unlink()
+        assert do(uneven, target, constant_rate=True).last["warnings"] == []
+        for path in tmp_path.glob("[po]*"):
+            path.unlink()
+        assert do(even, target).last["warnings"] == []
+        for path in tmp_path.glob("[po]*"):
+            path.unlink()
+        assert do(deep, target).last["warnings"] == [values]
+
+
+@pytest.mark.parametrize("opaque", [True, False])
+def test_transparency_of_pictures_is_dropped_and_named(tmp_path: Path, opaque: bool) -> None:
+    pattern = sequence(tmp_path / "in", 3)
+    for path in (tmp_path / "in").iterdir():
+        image = Image.open(path).convert("RGBA")
+        image.putalpha(255 if opaque else 128)
+        image.save(path)
+    lost = [] if opaque else ["transparency is dropped"]
+    for target in ("out.mkv", "out%d.png", "out.y4m"):
+        assert do(pattern, tmp_path / target).last["warnings"] == lost
 
 
 def test_sixteen_bits_stay(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import subprocess
 import sys
@@ -301,6 +302,47 @@ def test_colour_tags_stay_and_colours_survive(
     assert np.abs(planes).max() < 1.6
 
 
+@pytest.mark.parametrize("opencv", [True, False])
+@pytest.mark.parametrize(
+    ("pix_fmt", "codec", "options"),
+    [
+        ("yuv420p", "libx264", {"qp": "0"}),
+        ("yuv420p", "libx264", {"qp": "0", "x264-params": "chromaloc=2"}),
+        ("yuv420p", "ffv1", {}),
+        ("yuv420p10le", "libx264", {"qp": "0"}),
+        ("yuv420p10le", "ffv1", {}),
+        ("yuv422p10le", "prores_ks", {}),
+    ],
+)
+def test_colours_stay_where_they_were(
+    tmp_path: Path, pix_fmt: str, codec: str, options: dict[str, str], opencv: bool
+) -> None:
+    """A frame that was decoded says where its colour samples lie, one made of RGB does not."""
+    path = clips.clip(
+        tmp_path / "a.mkv", codec=codec, pix_fmt=pix_fmt, options=options, frames=2, deep=True
+    )
+    info = videos.probe(path)
+    target = tmp_path / "out.mkv"
+    with (
+        videos.VideoReader(path, info=info, opencv=opencv, threads=1) as reader,
+        videos.VideoWriter(target, info, codec="ffv1", container=".mkv", threads=1) as writer,
+    ):
+        for frame in reader:
+            writer.write(frame.image, frame.pts, frame.duration)
+
+    def blue(path: Path) -> Any:
+        plane = clips.decoded(path)[1][0].planes[1]
+        kind = np.uint8 if pix_fmt == "yuv420p" else np.uint16
+        rows = np.frombuffer(bytes(plane), kind).reshape(plane.height, -1)
+        return rows[:, : plane.width].astype(float)
+
+    before, after = blue(path), blue(target)
+    for axis in (0, 1):
+        slope = np.gradient(before, axis=axis)
+        moved = -((after - before) * slope).sum() / (slope**2).sum()
+        assert abs(moved) < 0.05, f"by {moved:.2f} samples along axis {axis}"
+
+
 @pytest.mark.parametrize("size", [(161, 97), (160, 97), (161, 96)])
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1", "vp9", "ffv1"])
 def test_odd_sizes(tmp_path: Path, size: tuple[int, int], codec: str) -> None:
@@ -458,6 +500,132 @@ def test_the_pixel_format_follows_the_source(
     assert np.abs(image - wanted).mean() < 7
 
 
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "suffix"),
+    [
+        ("qtrle", "rgb24", ".mov"),
+        ("png", "rgb24", ".mov"),
+        ("rawvideo", "bgr24", ".avi"),
+        ("utvideo", "gbrp", ".avi"),
+        ("ffv1", "bgr0", ".mkv"),
+    ],
+)
+def test_rgb_becomes_what_players_take_it_for(
+    tmp_path: Path, codec: str, pix_fmt: str, suffix: str
+) -> None:
+    """Few decoders say that RGB has no matrix."""
+    path = clips.clip(
+        tmp_path / f"a{suffix}", codec=codec, pix_fmt=pix_fmt, frames=2, colour=(2, 2, 2, 0)
+    )
+    target = tmp_path / "out.mp4"
+    reader, _ = through(path, target, crf=1)
+    assert (reader.info.color_matrix, reader.info.color_range) == (0, 2)
+    frame = clips.decoded(target)[1][0]
+    assert (int(frame.colorspace), int(frame.color_range)) == (1, 1)
+    image = frame.to_ndarray(format="rgb24")
+    assert np.abs(image[4:12, 4:20].astype(int) - (200, 60, 40)).max() <= 4
+
+
+def interlaced(path: Path, codec: str, top: bool) -> Path:
+    """A clip of frames that say which of their fields is first, in a file that does not."""
+    size = {"width": 160, "height": 96, "format": av.VideoFormat("yuv420p")}
+    graph = av.filter.Graph()
+    entry = graph.add_buffer(**size, time_base=Fraction(1, 25))
+    mark, way_out = graph.add("setfield", "tff" if top else "bff"), graph.add("buffersink")
+    entry.link_to(mark)
+    mark.link_to(way_out)
+    graph.configure()
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream(codec, rate=25)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = 160, 96, "yuv420p"
+        context.options = {"flags": "+ildct+ilme"}
+        for index in range(4):
+            frame = av.VideoFrame.from_ndarray(clips.picture(index)).reformat(format="yuv420p")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            entry.push(frame)
+            out.mux(stream.encode(way_out.pull()))
+        out.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("top", [True, False])
+@pytest.mark.parametrize(("codec", "suffix"), [("mpeg2video", ".mov"), ("ffv1", ".mkv")])
+def test_the_frames_say_which_field_is_first_where_the_file_does_not(
+    tmp_path: Path, codec: str, suffix: str, top: bool
+) -> None:
+    info = videos.probe(interlaced(tmp_path / f"a{suffix}", codec, top))
+    assert (info.interlaced, info.top_field_first) == (True, top)
+
+
+@pytest.mark.parametrize("suffix", [".webm", ".mkv"])
+def test_transparency_that_only_a_tag_tells_of_is_dropped_with_it(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libvpx-vp9", rate=25)
+        stream.codec_context.width, stream.codec_context.height = 160, 96
+        stream.codec_context.pix_fmt = "yuva420p"
+        stream.codec_context.options = {"cpu-used": "8", "auto-alt-ref": "0"}
+        stream.metadata["alpha_mode"] = "1"
+        for index in range(3):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(clips.picture(index))))
+        out.mux(stream.encode(None))
+    reader, writer = through(path, tmp_path / "out.mkv", codec="ffv1")
+    assert reader.info.alpha
+    assert "transparency is dropped" in writer.dropped
+    with av.open(str(writer.target)) as written:
+        assert "alpha_mode" not in {key.lower() for key in written.streams.video[0].metadata}
+
+
+def with_captions(path: Path) -> Path:
+    """A clip with two letters of closed captions beside each picture."""
+    raw = clips.clip(
+        path.with_suffix(".h264"), frames=4, options={"x264-params": "aud=1:bframes=0"}
+    )
+    letters = b"\xb5\x00\x31GA94\x03\x42\xff\xfc\x94\x2c\xfc\xc8\xe9\xff"
+    unit = b"\0\0\0\1\x06\x04" + bytes([len(letters)]) + letters + b"\x80"
+    data = re.sub(
+        rb"\x00\x00\x00\x01\x09.",
+        lambda found: found.group() + unit,
+        raw.read_bytes(),
+        flags=re.DOTALL,
+    )
+    path.write_bytes(data)
+    return path
+
+
+def with_a_sphere(path: Path) -> Path:
+    """A clip that says it shows all around, for two eyes."""
+
+    def box(kind: bytes, inside: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(inside), kind) + inside
+
+    data = bytearray(clips.clip(path, frames=4).read_bytes())
+    head = box(b"svhd", bytes(4) + b"test\0")
+    places = box(b"proj", box(b"prhd", bytes(16)) + box(b"equi", bytes(20)))
+    more = box(b"st3d", b"\0\0\0\0\1") + box(b"sv3d", head + places)
+    at = 0
+    for kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1"):
+        at = data.index(kind, at + 8) - 4
+        (size,) = struct.unpack_from(">I", data, at)
+        struct.pack_into(">I", data, at, size + len(more))
+    data[at + size : at + size] = more  # moov is the last box
+    path.write_bytes(data)
+    return path
+
+
+def test_what_lies_beside_each_frame_is_named(tmp_path: Path) -> None:
+    _, writer = through(with_captions(tmp_path / "a.264"), tmp_path / "a.mp4")
+    assert writer.dropped == ["closed caption metadata is dropped"]
+    _, writer = through(with_a_sphere(tmp_path / "b.mp4"), tmp_path / "c.mp4")
+    assert writer.dropped == [
+        "360-degree metadata is dropped",
+        "stereo 3D metadata is dropped",
+    ]
+
+
 @pytest.mark.parametrize("top", [True, False])
 def test_interlaced_stays_interlaced(tmp_path: Path, top: bool) -> None:
     source = clips.clip(
@@ -544,6 +712,19 @@ def test_a_network_that_does_nothing_changes_nothing(tmp_path: Path, transfer: i
     view = hdr_view(tmp_path, transfer)
     shown = view.view(image)
     assert np.abs(view.apply(image, shown, shown).astype(int) - image).max() <= 2
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_an_hdr_video_of_eight_bits_is_seen_as_one_of_sixteen(
+    tmp_path: Path, transfer: int
+) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    view = hdr_view(tmp_path, transfer)
+    shown = view.view(image)
+    assert np.array_equal(shown, view.view(image.astype(np.uint16) * 257))
+    for after in (shown, shown.repeat(2, 0).repeat(2, 1)):
+        wide = view.apply(image.astype(np.uint16) * 257, shown, after)
+        assert np.array_equal(view.apply(image, shown, after), wide)
 
 
 def test_light_that_a_network_adds_reaches_the_original(tmp_path: Path) -> None:

@@ -91,6 +91,18 @@ def test_the_colour_matrix_and_range_are_honoured(tmp_path: Path) -> None:
         assert difference.max() <= 3
 
 
+@pytest.mark.parametrize("matrix", [8, 10, 14])
+def test_colours_that_nothing_converts_are_an_error_that_says_so(
+    tmp_path: Path, matrix: int
+) -> None:
+    path = clips.clip(tmp_path / "a.mp4", frames=2, colour=(1, 1, matrix, 1))
+    with (
+        videos.VideoReader(path) as reader,
+        pytest.raises(MediaError, match=f"matrix {matrix} of H.273.* cannot be converted"),
+    ):
+        next(iter(reader))
+
+
 @pytest.mark.parametrize("name", ["night_highway_640x360_audio.mp4", "tiny_rot90.mov"])
 def test_real_clips_agree_with_pyav(name: str) -> None:
     path = REAL / name
@@ -351,6 +363,36 @@ def test_an_iteration_given_up_closes_its_files(plain: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.parametrize(
+    ("size", "pix_fmt"),
+    [
+        ((160, 96), "yuv420p"),
+        ((161, 96), "yuv420p"),
+        ((160, 97), "yuv420p"),
+        ((160, 97), "yuv422p"),
+        ((160, 96), "yuv410p"),
+        ((160, 96), "yuv411p"),
+        ((160, 96), "yuv440p"),
+        ((161, 97), "yuv444p"),
+    ],
+)
+def test_a_frame_is_the_same_wherever_the_reading_began(
+    tmp_path: Path, size: tuple[int, int], pix_fmt: str
+) -> None:
+    """A run that goes on begins in the middle, where only PyAV finds the place."""
+    path = clips.clip(
+        tmp_path / "a.mkv", codec="ffv1", size=size, pix_fmt=pix_fmt, frames=70, gop=10
+    )
+    with videos.VideoReader(path, threads=1) as reader:
+        whole = list(reader)[65:]
+    with videos.VideoReader(path, threads=1, start=2.6) as reader:
+        rest = list(reader)
+    assert reader.decoder == "PyAV"
+    assert [frame.pts for frame in whole] == [frame.pts for frame in rest]
+    for one, other in zip(whole, rest, strict=True):
+        assert np.array_equal(one.image, other.image)
+
+
 # --- damage ---------------------------------------------------------------------------------------
 
 
@@ -402,6 +444,93 @@ def test_a_lost_key_frame_takes_its_followers_along(rich: Path) -> None:
     assert f"{reader.damaged} damaged frames in all" in reader.notes[-1]
 
 
+def test_damage_before_the_first_whole_frame_has_no_time(rich: Path) -> None:
+    with videos.VideoReader(damaged(rich, 0, "lost")) as reader:
+        assert clips.position(next(iter(reader)).image) == 10
+        assert reader.notes[0] == "a frame before the first whole one is damaged: it is left out"
+
+
+@pytest.mark.parametrize("before", [0, 8])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("codec", ["mpeg4", "utvideo", "libx264", "mjpeg"])
+def test_a_damaged_frame_of_an_avi_keeps_its_place(
+    tmp_path: Path, codec: str, threads: int, before: int
+) -> None:
+    """AVI has no times, so a frame that is lost has to be counted; with the 8 bytes before it too
+    the demuxer does not even find it."""
+    pix_fmt = {"utvideo": "yuv422p", "mjpeg": "yuvj420p"}.get(codec, "yuv420p")
+    options = {"bf": "0"} if codec == "libx264" else {}
+    path = clips.clip(
+        tmp_path / "a.avi", frames=24, codec=codec, pix_fmt=pix_fmt, gop=1, options=options
+    )
+    data = bytearray(path.read_bytes())
+    for _, size, packet in clips.packets(path, "video")[8:13]:
+        at = data.find(packet)
+        data[at - before : at + size] = b"\xff" * (before + size)
+    path.write_bytes(data)
+    with videos.VideoReader(path, threads=threads) as reader:
+        read = list(reader)
+    assert [frame.pts - read[0].pts for frame in read] == list(range(24))
+    assert [clips.position(frame.image) for frame in read] == [*range(8), *[7] * 5, *range(13, 24)]
+    assert [index for index, frame in enumerate(read) if frame.repeated] == [8, 9, 10, 11, 12]
+    assert reader.damaged == 5
+    assert reader.notes[-1] == "5 damaged frames in all, replaced by the frame before"
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".ts", "libx264"), (".mpg", "mpeg2video")])
+@pytest.mark.parametrize("target", [".mp4", ".mkv"])
+def test_recordings_put_together_follow_each_other(
+    tmp_path: Path, suffix: str, codec: str, target: str
+) -> None:
+    """Their times begin anew; pictures and sound of a part go on together."""
+    one = clips.clip(tmp_path / f"one{suffix}", frames=50, codec=codec, audio=("mp2",))
+    path = tmp_path / f"three{suffix}"
+    path.write_bytes(one.read_bytes() * 3)
+    out = tmp_path / f"out{target}"
+    preset = {"preset": "ultrafast"}
+    _, writer = through(path, out, **preset)
+    assert writer.frames == 150
+    times = clips.decoded(out)[0]
+    assert np.diff(times) == pytest.approx(0.04, abs=0.002)
+    sound = [begin for begin, _, _ in clips.packets(out, "audio")]
+    alone = clips.packets(one, "audio")
+    assert len(sound) == 3 * len(alone)
+    # The sound of each part is as far from its pictures as in its own file.
+    apart = alone[0][0] - clips.decoded(one)[0][0]
+    for part in range(3):
+        here = sound[part * len(alone)] - times[part * 50]
+        assert here == pytest.approx(apart, abs=0.03)
+
+
+@pytest.mark.parametrize("target", [".mp4", ".mkv"])
+@pytest.mark.parametrize("number", [20, 45])
+@pytest.mark.parametrize("back", [True, False])
+def test_one_wrong_time_in_a_recording_moves_nothing(
+    tmp_path: Path, number: int, target: str, back: bool
+) -> None:
+    """Neither is it taken for the beginning of another part, nor are the frames after it lost."""
+    path = tmp_path / "in.ts"
+    options = {"bf": "0"}
+    # 20 s in, so that the time of a frame can lie before its neighbours' and after them.
+    times = [round(1800 * 1000 + 3600 * index) for index in range(50)]
+    clips.clip(path, times=times, time_base=Fraction(1, 90000), audio=("mp2",), options=options)
+    data = bytearray(path.read_bytes())
+    at = -1
+    for _ in range(number + 1):
+        at = data.index(b"\0\0\1\xe0", at + 1)
+    assert data[at + 7] == 0x80  # PTS and no DTS
+    data[at + 11 if back else at + 9] ^= 0x40 if back else 0x02  # by 11.7 s, or by three hours
+    path.write_bytes(data)
+    out = tmp_path / f"out{target}"
+    _, writer = through(path, out, preset="ultrafast")
+    assert writer.frames == 50
+    with av.open(str(path)) as container:
+        stamps = [p.dts for p in container.demux(video=0) if p.dts is not None]
+    assert (np.diff(stamps) < 0).any()
+    assert np.diff(clips.decoded(out)[0]) == pytest.approx(0.04, abs=0.002)
+    assert shown(out) == [index % 24 for index in range(50)]
+
+
 def test_damage_can_be_skipped_or_fail(rich: Path) -> None:
     broken = damaged(rich, 14, "lost")
     with videos.VideoReader(broken, on_error="skip") as reader:
@@ -434,6 +563,23 @@ def test_a_file_that_was_cut_off_is_refused_unless_asked(tmp_path: Path, suffix:
     with videos.VideoReader(path, allow_truncated=True) as reader:
         assert 10 < len(list(reader)) < 60
     assert "cut off" in reader.notes[0]
+
+
+@pytest.mark.parametrize("first", ["moov", "mdat"])
+def test_bytes_after_the_last_box_are_not_taken_for_one(tmp_path: Path, first: str) -> None:
+    """Cameras put things of their own there; what is cut off still is, in whichever order."""
+    options = {"movflags": "+faststart"} if first == "moov" else {}
+    path = clips.clip(tmp_path / "a.mp4", frames=5, container_options=options)
+    data = path.read_bytes()
+    path.write_bytes(data + b"Insta360 trailer data 8db42d694ccc418790edff439fe026bf")
+    assert videos.probe(path).missing == 0
+    with videos.VideoReader(path) as reader:
+        assert len(list(reader)) == 5
+    if first == "moov":
+        path.write_bytes(data[:-100])
+        assert videos.probe(path).missing == 100
+    path.write_bytes(data + (1000).to_bytes(4, "big") + b"moof" + bytes(92))
+    assert videos.probe(path).missing == 900
 
 
 def test_a_cut_off_recording_without_index_says_so(plain: Path) -> None:

@@ -6,13 +6,29 @@ import os
 from pathlib import Path
 from typing import IO, Any
 
+import av
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MediaError
 from .info import Image, VideoInfo
 
+_ALIKE = ("yuv420p", "yuvj420p", "yuva420p", "yuv422p", "yuvj422p")
 _RETRIES = 3  # OpenCV answers "no frame" once for each packet that its decoder refuses
+
+
+def converts_alike(info: VideoInfo) -> bool:
+    """Whether PyAV can convert as OpenCV does, so that a frame is the same from both.
+
+    swscale has a way of its own for a few formats with even heights, and both take it. For others
+    they choose different filters for the colours.
+    """
+    kind = av.VideoFormat(info.pixel_format, 64, 64)
+    parts = kind.components
+    if len(parts) < 3 or (parts[1].width, parts[1].height) == (64, 64):
+        return True
+    height = info.width if info.turn.transpose else info.height
+    return info.pixel_format in _ALIKE and height % 2 == 0
 
 
 def for_opencv(file: IO[bytes], path: Path) -> str:

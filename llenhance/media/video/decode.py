@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import av
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MediaError
+from .joined import continuous, may_be_joined
 from .opening import reason
 
 
@@ -29,7 +31,12 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
     # first frame's on. What FFmpeg guesses is out of order where frames are reordered.
     counted = container.format.name == "avi"
     offset: int | None = None
+    index = _avi_index(stream) if counted else {}
+    chunk: int | None = None  # the number of the last one
+    missing: list[int] = []  # numbers of those that were not found, in order
     packets = container.demux(stream)
+    if may_be_joined(container):
+        packets = continuous(packets, stream)
     while True:
         try:
             packet = next(packets, None)
@@ -38,6 +45,10 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         if packet is None:
             break
         stamp = packet.dts if counted else packet.pts
+        if counted and packet.size and packet.pos in index:
+            stamp = index[packet.pos]
+            missing += range(stamp if chunk is None else chunk + 1, stamp)
+            chunk = stamp
         if packet.size and stamp is not None and not packet.is_discard:
             heapq.heappush(waiting, stamp)
         try:
@@ -46,6 +57,11 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
             frames = []
         except (av.error.FFmpegError, OSError):
             frames, broken = [], True
+            if counted and waiting:  # frames and complaints come in one order
+                lost = heapq.heappop(waiting)
+                while missing and missing[0] < lost:
+                    yield missing.pop(0) + (offset or 0), None
+                yield lost + (offset or 0), None
         for frame in frames:
             pts = frame.pts
             if pts is None:  # a bare stream without a container has no times: count
@@ -54,6 +70,8 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
             if counted and waiting:
                 if offset is None:
                     offset = pts - waiting[0]
+                while missing and missing[0] < waiting[0]:
+                    yield missing.pop(0) + offset, None
                 pts = heapq.heappop(waiting) + offset
             following = pts + max(1, step)
             if latest is not None and pts < latest:
@@ -72,10 +90,46 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
         yield heapq.heappop(waiting) + (offset or 0), None
 
 
+def _avi_index(stream: Any) -> dict[int, int]:
+    """Where the index of an AVI says that a frame's bytes begin, and the frame's number.
+
+    The demuxer goes by it only when it seeks: else it counts what it finds, and a chunk whose head
+    is damaged is not found. Empty where there is no index, or one with frames left empty.
+    """
+    entries = stream.index_entries
+    found = {entry.pos + 8: entry.timestamp for entry in entries if entry.size}
+    return found if sorted(found.values()) == list(range(len(entries))) else {}
+
+
 def has_halved_rows(frame: Any) -> bool:
     """Whether the colour planes have half the rows, so that each row belongs to one field only."""
     parts = frame.format.components
     return len(parts) > 2 and parts[1].height * 2 == parts[0].height
+
+
+def is_top_first(frame: Any) -> bool:
+    """Which field of an interlaced frame is shown first, where only the frame says it.
+
+    PyAV does not give that flag; but a copy has it too, and a filter goes by it.
+    """
+    try:
+        copy = frame.reformat(width=16, height=16, format="gray")
+    except (av.error.FFmpegError, OSError, ValueError):
+        return True
+    (plane,) = copy.planes
+    rows = np.zeros((plane.buffer_size // plane.line_size, plane.line_size), np.uint8)
+    rows[1::2] = 255
+    plane.update(rows.tobytes())
+    copy.pts = 0
+    graph = av.filter.Graph()
+    entry = graph.add_buffer(width=16, height=16, format=copy.format, time_base=Fraction(1, 25))
+    fields, way_out = graph.add("separatefields"), graph.add("buffersink")
+    entry.link_to(fields)
+    fields.link_to(way_out)
+    graph.configure()
+    entry.push(copy)
+    field: Any = way_out.pull()
+    return bool(_rows(field.planes[0])[0, 0] == 0)
 
 
 def _rows(plane: Any) -> NDArray[np.uint8]:

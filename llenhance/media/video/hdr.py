@@ -79,7 +79,7 @@ class HdrView:
 
     def view(self, image: Image) -> NDArray[np.uint16]:
         """The (H, W, 3) uint16 sRGB picture that a network is shown for a frame."""
-        light = self._narrow(_table(self._transfer)[image])
+        light = self._narrow(_table(self._transfer)[_deep(image)])
         peak = float(_table(self._transfer)[-1])
         brightest = light.max(axis=2, keepdims=True)
         # Above the knee the brightest channel is pressed into what is left below 1, with its
@@ -96,11 +96,12 @@ class HdrView:
     def apply(self, image: Image, before: Image, after: Image) -> NDArray[np.uint16]:
         """The frame with the light that a network added.
 
-        ``image``: (H, W, 3) uint16, as the reader gave it; ``before``: what :meth:`view` made of
+        ``image``: (H, W, 3), as the reader gave it; ``before``: what :meth:`view` made of
         it; ``after``: the network's result, (sH, sW, 3), uint16 or uint8. Returns (sH, sW, 3).
         """
         import cv2
 
+        image = _deep(image)
         old, new = _luminance(before), _luminance(after)
         if new.shape != old.shape:
             size = new.shape[::-1]
@@ -117,10 +118,14 @@ class HdrView:
         return _transform(light, _TO_709) if self._wide else light
 
 
+def _deep(picture: Image) -> NDArray[np.uint16]:
+    """uint8 or uint16 -> uint16 over its full range, for the tables."""
+    return picture if picture.dtype == np.uint16 else picture.astype(np.uint16) * 257
+
+
 def _luminance(picture: Image) -> NDArray[np.float32]:
     """(H, W) linear luminance of an sRGB picture."""
-    wide = picture if picture.dtype == np.uint16 else picture.astype(np.uint16) * 257
-    return _transform(_srgb()[wide], _LUMA).reshape(picture.shape[:2])
+    return _transform(_srgb()[_deep(picture)], _LUMA).reshape(picture.shape[:2])
 
 
 def _transform(light: NDArray[np.float32], matrix: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...errors import MediaError
 from ..picture import MAX_PIXELS, Limits
-from .decode import decode
+from .decode import decode, is_top_first
 from .opening import cut_off, missing_bytes, open_file, open_input, video_stream
 
 Image = NDArray[Any]  # (H, W, 3) RGB, uint8 or uint16
@@ -93,7 +93,7 @@ class VideoInfo:
     top_field_first: bool
     mastering_display: bytes | None  # AVMasteringDisplayMetadata, see ``plan.mastering_display``
     content_light: tuple[int, int] | None  # MaxCLL and MaxFALL in cd/m2
-    dynamic_hdr: tuple[str, ...]  # kinds of per-frame HDR metadata, which no output carries
+    per_frame: tuple[str, ...]  # kinds of metadata with each frame, which no output carries
     alpha: bool
     missing: int  # bytes that the container promises beyond the file's end
     tags: dict[str, str] = field(repr=False)
@@ -204,15 +204,14 @@ def describe(
     seconds = _seconds(stream, container)
     frames = stream.frames or round(seconds * rate)
     light = side.get(SideDataType.CONTENT_LIGHT_LEVEL)
-    dynamic = {
-        SideDataType.DOVI_METADATA: "Dolby Vision",
-        SideDataType.DOVI_RPU_BUFFER: "Dolby Vision",
-        SideDataType.DYNAMIC_HDR_PLUS: "HDR10+",
-        SideDataType.DYNAMIC_HDR_VIVID: "HDR Vivid",
-    }
+    order = context.field_order
+    interlaced = first.interlaced_frame or order in _INTERLACED
+    # RGB has no matrix, and is seen as sRGB where nothing says what it is; not all decoders say it.
+    rgb = first.format.is_rgb or first.format.has_palette
 
-    def colour(of_frame: int, of_stream: int, unknown: int = UNSPECIFIED) -> int:
-        return int(of_stream if of_frame == unknown else of_frame)
+    def colour(of_frame: int, of_stream: int, of_rgb: int, unknown: int = UNSPECIFIED) -> int:
+        known = int(of_stream if of_frame == unknown else of_frame)
+        return of_rgb if rgb and known == unknown else known
 
     others = []
     for other in container.streams:
@@ -239,16 +238,21 @@ def describe(
         duration=seconds or float(max(1, frames) / rate),
         pixel_format=first.format.name,
         bit_depth=max(component.bits for component in first.format.components),
-        color_primaries=colour(first.color_primaries, context.color_primaries),
-        color_transfer=colour(first.color_trc, context.color_trc),
-        color_matrix=colour(first.colorspace, context.colorspace),
-        color_range=colour(first.color_range, context.color_range, 0),
-        interlaced=first.interlaced_frame or context.field_order in _INTERLACED,
-        top_field_first=context.field_order in _TOP_FIRST,
+        color_primaries=colour(first.color_primaries, context.color_primaries, 1),
+        color_transfer=colour(first.color_trc, context.color_trc, 1),
+        color_matrix=0 if rgb else colour(first.colorspace, context.colorspace, UNSPECIFIED),
+        color_range=colour(first.color_range, context.color_range, 2, 0),
+        interlaced=interlaced,
+        # Where the container does not say it, the frame does.
+        top_field_first=order in _TOP_FIRST
+        or (interlaced and order not in _INTERLACED and is_top_first(first)),
         mastering_display=side.get(SideDataType.MASTERING_DISPLAY_METADATA),
         content_light=struct.unpack("=2I", light[:8]) if light else None,
-        dynamic_hdr=tuple(dict.fromkeys(dynamic[kind] for kind in side if kind in dynamic)),
-        alpha=any(component.is_alpha for component in first.format.components),
+        per_frame=tuple(dict.fromkeys(_PER_FRAME[kind] for kind in side if kind in _PER_FRAME)),
+        alpha=any(component.is_alpha for component in first.format.components)
+        or any(
+            key.lower() == "alpha_mode" and said == "1" for key, said in stream.metadata.items()
+        ),
         missing=missing,
         tags=dict(container.metadata),
         streams=tuple(others),
@@ -306,7 +310,7 @@ def plain_info(
         top_field_first=False,
         mastering_display=None,
         content_light=None,
-        dynamic_hdr=(),
+        per_frame=(),
         alpha=False,
         missing=0,
         tags={},
@@ -314,4 +318,13 @@ def plain_info(
     )
 
 
+_PER_FRAME = {
+    SideDataType.DOVI_METADATA: "Dolby Vision",
+    SideDataType.DOVI_RPU_BUFFER: "Dolby Vision",
+    SideDataType.DYNAMIC_HDR_PLUS: "HDR10+",
+    SideDataType.DYNAMIC_HDR_VIVID: "HDR Vivid",
+    SideDataType.A53_CC: "closed caption",
+    SideDataType.SPHERICAL: "360-degree",
+    SideDataType.STEREO3D: "stereo 3D",
+}
 _NO_MATRIX = struct.pack("=9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)

@@ -123,8 +123,16 @@ def cut_off(missing: int) -> str:
     return f"cut off: {missing:,} bytes are missing at the end of the file"
 
 
+# The boxes that the outermost level of an MP4 or MOV may have.
+_BOXES = frozenset(
+    b"ftyp styp pdin moov moof mfra mdat imda idat free skip wide uuid meta sidx ssix prft emsg"
+    b" udta pnot PICT".split()
+)
+
+
 def _mp4_end(file: IO[bytes], size: int) -> int:
     at = 0
+    whole: set[bytes] = set()
     while at + 8 <= size:
         file.seek(at)
         head = file.read(16)
@@ -133,6 +141,10 @@ def _mp4_end(file: IO[bytes], size: int) -> int:
             length = int.from_bytes(head[8:], "big")
         if length < 8:  # 0: to the end of the file
             return size
+        kind = head[4:8]
+        if kind not in _BOXES and {b"moov", b"mdat"} <= whole:
+            return size  # a camera put bytes of its own after the video
+        whole.add(kind)
         at += length
     return at
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,6 +13,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from ...errors import MediaError, Refusal
 from ...standard_input import StandardInput
 from ..picture import MAX_PIXELS, Limits
+from .alone import Lost
 from .codecs import chroma_of
 from .decode import decode
 from .info import UNSPECIFIED, Image, VideoInfo, describe
@@ -21,6 +21,7 @@ from .opening import reason, video_stream
 from .places import RawFormat
 from .reading import VideoReader
 from .scope import Scope
+from .siting import Siting
 
 _CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 _Y4M = {  # pixel format -> what Y4M calls it
@@ -81,8 +82,6 @@ class PipeReader(VideoReader):
         if self._first is None or self._first[1] is None:
             raise MediaError("no frames")
         info = describe(Path("-"), self._container, stream, *self._first, bare=True)
-        if self._first[1].format.is_rgb:  # has no matrix; it is not said in a raw stream
-            info = replace(info, color_primaries=1, color_transfer=1, color_matrix=0, color_range=2)
         super().__init__(Path("-"), info=info, opencv=False, **choices)
         self.decoder = "PyAV"
 
@@ -144,12 +143,14 @@ class PipeWriter(Scope):
     ) -> None:
         self._file, self._source, self._format, self._raw = file, source, pix_fmt, raw
         self._reformatter = VideoReformatter()
+        self._siting = Siting(source)
         self._rgb = av.VideoFormat(pix_fmt).is_rgb
         matrix = 1 if source.color_matrix == 0 else source.color_matrix
         self._matrix = None if matrix == UNSPECIFIED else matrix
         self._range = 1 if source.color_matrix == 0 else source.color_range or 1
         self.frames = self.size = 0
-        self.dropped: list[str] = []
+        self._lost = Lost(source)
+        self.dropped = self._lost.sentences
         if source.streams:
             self.dropped.append("the other streams are dropped: these are frames alone")
 
@@ -160,20 +161,24 @@ class PipeWriter(Scope):
     def abandon(self) -> None:
         """Nothing to do: the stream stays open."""
 
-    def write(self, image: Image, _pts: int, _duration: int = 0) -> None:
+    def write(self, image: Image, pts: int, _duration: int = 0) -> None:
         """(H, W, 3) RGB, uint8 or uint16."""
+        self._lost.see(pts)
         if not self.frames and not self._raw:
             self._out(self._header(image.shape[1], image.shape[0]))
         kind = "rgb24" if image.dtype == np.uint8 else "rgb48le"
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=kind)
         if self._format != kind:
-            frame = self._reformatter.reformat(
-                frame,
-                format=self._format,
-                dst_colorspace=None if self._rgb else self._matrix,
-                dst_color_range=None if self._rgb else self._range,
-                interpolation=_CAREFUL,
-            )
+            try:
+                frame = self._reformatter.reformat(
+                    self._siting.mark(frame),
+                    format=self._format,
+                    dst_colorspace=None if self._rgb else self._matrix,
+                    dst_color_range=None if self._rgb else self._range,
+                    interpolation=_CAREFUL,
+                )
+            except (av.error.FFmpegError, OSError, ValueError) as error:
+                raise MediaError(f"cannot be converted: {reason(error)}") from None
         self._out((b"" if self._raw else b"FRAME\n") + _packed(frame))
         self.frames += 1
 

@@ -64,7 +64,7 @@ def hdr_options(encoder: str, source: VideoInfo, options: dict[str, str]) -> lis
     """Mastering display and light level as the encoder's own parameters; sentences for losses."""
     shown = mastering_display(source.mastering_display) if source.mastering_display else None
     light = source.content_light
-    notes = [f"{kind} metadata is dropped" for kind in source.dynamic_hdr]
+    notes = [f"{kind} metadata is dropped" for kind in source.per_frame]
     if shown is None and light is None:
         return notes
     values: list[str] = []

@@ -4,8 +4,9 @@ Pixels of ordinary 8-bit clips come through OpenCV, which decodes and converts t
 the processor time of PyAV with an exact conversion. Beside it PyAV decodes the same packets without
 deblocking and conversion: that says when each frame is shown, whether it was damaged (OpenCV hides
 what its decoder could paper over) and whether OpenCV lost one. Where OpenCV is not faithful (more
-than 8 bits, interlaced frames, times or pixels that do not agree with PyAV's) PyAV's own pixels are
-used. Its one known flaw is borne: it rounds down, by 0.4 of a level of 255 on night scenes.
+than 8 bits, interlaced frames, odd heights, times or pixels that do not agree with PyAV's) PyAV's
+own pixels are used. Its one known flaw is borne: it rounds down, by 0.4 of a level of 255 on night
+scenes.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from ...errors import MediaError
 from ..picture import MAX_PIXELS
-from .capture import Capture, for_opencv
+from .capture import Capture, converts_alike, for_opencv
 from .decode import decode, has_halved_rows, split_fields
 from .info import Image, VideoInfo, as_fraction, clock, probe
-from .opening import cut_off, open_file, open_input, video_stream
+from .opening import cut_off, open_file, open_input, reason, video_stream
 from .scope import Scope
+from .siting import Siting
 
 OnError = Literal["repeat", "skip", "fail"]
 
@@ -97,6 +99,7 @@ class VideoReader(Scope):
         self._to = None if end is None else first + as_fraction(end) / base
         self._running: list[Generator[Frame, None, None]] = []
         self._reformatter = VideoReformatter()
+        self._siting = Siting(self.info)
         self._careful = True
         if self.info.missing:
             sentence = cut_off(self.info.missing)
@@ -119,7 +122,7 @@ class VideoReader(Scope):
 
     def _iterate(self) -> Generator[Frame, None, None]:
         last: Image | None = None
-        count = 0
+        count = left_out = 0
         self.decoder, self.damaged = "", 0
         for pts, duration, image in self._pixels():
             if self._to is not None and pts >= self._to:
@@ -130,6 +133,7 @@ class VideoReader(Scope):
                 if not outside:
                     self._damage(pts, last is not None)
                 if last is None or self._on_error == "skip":
+                    left_out += not outside
                     continue
                 image = last
             last = image
@@ -141,24 +145,28 @@ class VideoReader(Scope):
                 "no frames in this range" if self._from or self._to else "no frame can be decoded"
             )
         if self.damaged > 1:
-            done = "left out" if self._on_error == "skip" else "replaced by the frame before"
+            done = f"{left_out} of them left out" if left_out else "replaced by the frame before"
+            done = "left out" if left_out == self.damaged else done
             self.notes.append(f"{self.damaged} damaged frames in all, {done}")
 
     def _damage(self, pts: int, replaceable: bool) -> None:
         self.damaged += 1
-        where = clock(float((pts - self.info.start) * self.info.time_base))
+        frame = "a frame before the first whole one"
+        if pts >= self.info.start:
+            frame = f"the frame at {clock(float((pts - self.info.start) * self.info.time_base))}"
         if self._on_error == "fail":
-            raise MediaError(f"the frame at {where} is damaged")
+            raise MediaError(f"{frame} is damaged")
         if self.damaged == 1:
             repeat = replaceable and self._on_error == "repeat"
             done = "the frame before it is shown again" if repeat else "it is left out"
-            self.notes.append(f"the frame at {where} is damaged: {done}")
+            self.notes.append(f"{frame} is damaged: {done}")
 
     def _pixels(self) -> Iterator[tuple[int, int, Image | None]]:
         """(pts, duration, upright picture or None where it is damaged)."""
         after: int | None = None
         at = self._seek_to()
-        wanted = self._opencv_wanted and self.info.bit_depth == 8 and not self.info.interlaced
+        plain = self.info.bit_depth == 8 and not self.info.interlaced
+        wanted = self._opencv_wanted and plain and converts_alike(self.info)
         if wanted and at is not None:
             # OpenCV cannot be trusted to find a place. PyAV goes there, with OpenCV's conversion,
             # so that a frame is the same whether the reading began before it or far before it.
@@ -252,6 +260,9 @@ class VideoReader(Scope):
             stack.callback(shadow.close)
             for pts, frame in shadow:
                 if frame is None:
+                    if self.info.container == "avi":  # OpenCV counts, and not what it cannot find
+                        yield None
+                        return
                     yield pts, 0, None
                     continue
                 image = None if frame.interlaced_frame else capture.read(pts)
@@ -289,22 +300,26 @@ class VideoReader(Scope):
         if frame.interlaced_frame and frame.height % 4 == 0 and has_halved_rows(frame):
             image = None
             for row, part in enumerate(split_fields(frame)):
-                half = self._plain(part)
+                half = self._plain(self._siting.mark(part))
                 if image is None:
                     image = np.empty((frame.height, frame.width, 3), half.dtype)
                 image[row::2] = half
             assert image is not None
             return image
-        return self._plain(frame)
+        return self._plain(self._siting.decoded(frame))
 
     def _plain(self, frame: Any) -> Image:
         # After OpenCV its conversion, which rounds down and is 0.4 of a level darker, goes on.
         careful = self.info.bit_depth > 8 or self._careful
-        done = self._reformatter.reformat(
-            frame,
-            format="rgb24" if self.info.bit_depth == 8 else "rgb48le",
-            interpolation=_CAREFUL if careful else None,
-        )
+        try:
+            done = self._reformatter.reformat(
+                frame,
+                format="rgb24" if self.info.bit_depth == 8 else "rgb48le",
+                interpolation=_CAREFUL if careful else None,
+            )
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            said = f"{frame.format.name}, matrix {int(frame.colorspace)} of H.273"
+            raise MediaError(f"its colours ({said}) cannot be converted: {reason(error)}") from None
         image: Image = done.to_ndarray()
         return image
 

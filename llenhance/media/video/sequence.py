@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ... import pixels
 from ...errors import MediaError, Refusal
 from .. import colour, files, images
 from ..picture import MAX_PIXELS, Limits, Picture
+from .alone import Lost
 from .info import Image, VideoInfo, plain_info
 from .places import find, numbered
 from .reading import VideoReader
@@ -23,7 +25,8 @@ class SequenceReader(VideoReader):
     """Pictures whose names differ in a number alone, in its order, as a video of ``rate``.
 
     The n-th file there is the n-th frame. Takes what VideoReader takes; a picture that cannot be
-    read is a damaged frame. Colours come as sRGB, transparency is left out.
+    read is a damaged frame, and what the video is like is said by the first one that can. Colours
+    come as sRGB, transparency is left out.
     """
 
     def __init__(
@@ -32,7 +35,7 @@ class SequenceReader(VideoReader):
         self._files, self._max_pixels = find(path), max_pixels
         if not self._files:
             raise MediaError("no files have such names")
-        first = _read(self._files[0][1], max_pixels)
+        first, alpha = self._first()
         info = plain_info(
             path,
             "pictures",
@@ -42,12 +45,24 @@ class SequenceReader(VideoReader):
             frames=len(self._files),
             depth=8 if first.dtype == np.uint8 else 16,
         )
-        super().__init__(path, info=info, **choices)
+        super().__init__(path, info=replace(info, alpha=alpha), **choices)
         self.decoder = "pictures"
         numbers = [number for number, _ in self._files]
         absent = numbers[-1] - numbers[0] + 1 - len(numbers)
         if absent:
             self.notes.append(f"{absent} numbers between the first and the last have no file")
+
+    def _first(self) -> tuple[Image, bool]:
+        """The first picture that can be read, and whether it is transparent anywhere. Raises
+        MediaError, what the very first one said, where there is none."""
+        failure: MediaError | None = None
+        for _, path in self._files:
+            try:
+                return _read(path, self._max_pixels)
+            except MediaError as error:
+                failure = failure or error
+        assert failure is not None
+        raise failure
 
     def _pixels(self) -> Iterator[tuple[int, int, Image | None]]:
         kind = np.dtype(np.uint8 if self.info.bit_depth == 8 else np.uint16)
@@ -55,7 +70,7 @@ class SequenceReader(VideoReader):
             if self._from is not None and index < self._from - 1:
                 continue
             try:
-                image = pixels.convert(_read(path, self._max_pixels), kind)
+                image = pixels.convert(_read(path, self._max_pixels)[0], kind)
             except MediaError:
                 yield index, 1, None
                 continue
@@ -67,15 +82,18 @@ class SequenceReader(VideoReader):
             yield index, 1, image
 
 
-def _read(path: Path, max_pixels: int) -> Image:
-    """(H, W, 3) RGB, uint8 or uint16. Raises MediaError."""
+def _read(path: Path, max_pixels: int) -> tuple[Image, bool]:
+    """(H, W, 3) RGB, uint8 or uint16, and whether it is transparent anywhere. Raises MediaError."""
     data = files.read(path, Limits(max_pixels).size)
     picture = images.read(data, max_pixels=max_pixels)
     frame = colour.as_srgb(picture.frames[0], picture.icc, mapped=picture.linear)
-    rgb, _ = pixels.split(frame)
+    rgb, layout = pixels.split(frame)
+    alpha = layout.alpha
+    opaque = 1 if frame.dtype == np.float32 else np.iinfo(frame.dtype).max
+    transparent = alpha is not None and bool((alpha < opaque).any())
     if rgb.dtype == np.float32:
         rgb = pixels.convert(pixels.tone_map(rgb), np.dtype(np.uint16))
-    return rgb
+    return rgb, transparent
 
 
 def picture_format(path: Path) -> str:
@@ -89,13 +107,15 @@ def picture_format(path: Path) -> str:
 class SequenceWriter(Scope):
     """Writes each frame as a picture, whole by rename; ``first`` is the first one's number.
 
-    There is nothing to close. ``quality`` as for :func:`images.encode`; ``software`` names in the
-    metadata what made the picture; ``like`` is a file with the permissions that pictures get.
+    There is nothing to close. ``source`` is what the frames come from; ``quality`` as for
+    :func:`images.encode`; ``software`` names in the metadata what made the picture; ``like`` is a
+    file with the permissions that pictures get.
     """
 
     def __init__(
         self,
         path: Path,
+        source: VideoInfo,
         *,
         first: int = 1,
         overwrite: bool = False,
@@ -108,13 +128,15 @@ class SequenceWriter(Scope):
         self._quality, self._software, self._like = quality, software, like
         self.frames = self.size = 0
         self.span = (0, 0)  # when the first frame begins and the last one ends
-        self.dropped: list[str] = []
+        self._lost = Lost(source)
+        self.dropped = self._lost.sentences
 
     def write(self, image: Image, pts: int, duration: int = 0) -> None:
         """(H, W, 3) RGB, uint8 or uint16. Raises MediaError."""
         picture = Picture([image], self._format)
         if not self.frames:
-            self.dropped = images.losses(picture, self._format)
+            self.dropped += images.losses(picture, self._format)
+        self._lost.see(pts)
         target = numbered(self._path, self._next)
         with files.publish(target, overwrite=self._overwrite, like=self._like) as temporary:
             data = images.encode(

@@ -17,10 +17,14 @@ from av.stream import Disposition
 
 from ...errors import MediaError
 from .info import VideoInfo
+from .joined import continuous, may_be_joined
 from .opening import open_file, open_input, reason
 
 # What a container writes itself, or what is no longer true of the output.
-_OWN_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps"}
+_OWN_TAGS = {
+    *("major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps"),
+    "alpha_mode",
+}
 _OWN_PREFIXES = ("number_of_", "_statistics")
 # Tags that MP4 has a place of its own for; for others the file has to hold keys by name.
 _MP4_TAGS = frozenset((
@@ -79,6 +83,7 @@ class _Copier:
     ) -> None:
         self._out = out
         self._cut = cut
+        self._pictures = source.stream
         self._hides = muxer in ("mp4", "mov")
         self._early: set[int] = set()  # streams that may begin before 0
         file = stack.enter_context(open_file(source.path))
@@ -129,7 +134,11 @@ class _Copier:
 
     def _demux(self, streams: list[Any]) -> Iterator[tuple[Any, Fraction]]:
         """(packet, seconds when it is due in the output), those inside the cut only."""
-        packets = self.container.demux(streams)
+        if may_be_joined(self.container):
+            pictures = self.container.streams[self._pictures]
+            packets = continuous(self.container.demux([pictures, *streams]), pictures)
+        else:
+            packets = self.container.demux(streams)
         while True:
             try:
                 packet = next(packets, None)
@@ -138,6 +147,8 @@ class _Copier:
                 return
             if packet is None:
                 return
+            if packet.stream.index == self._pictures:
+                continue
             if packet.size and packet.stream.disposition & Disposition.attached_pic:
                 packet.pts = packet.dts = 0
                 yield packet, Fraction(0)

@@ -23,6 +23,7 @@ from .info import UNSPECIFIED, Image, VideoInfo, as_fraction
 from .opening import reason
 from .plan import Encoding, colours, configure, plan_encoding
 from .scope import Scope
+from .siting import Siting
 from .streams import Cut, Output
 
 _CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
@@ -85,6 +86,7 @@ class VideoWriter(Scope):
         self._lasts = 0  # how long the last frame is shown
         self._coded = False
         self._reformatter = VideoReformatter()
+        self._siting = Siting(source)
         self._matrix, self._range = colours(self.plan, source)
         self._fields = _FieldMark(source, self.plan) if self.plan.interlaced else None
         self._step = max(1, round(1 / (source.frame_rate * source.time_base)))
@@ -144,9 +146,9 @@ class VideoWriter(Scope):
         elif pts <= self._last:
             pts = self._last + 1  # encoders refuse two frames at one time
         self._last, self._lasts = pts, duration or self._step
-        frame = self._convert(image)
-        frame.pts, frame.time_base, frame.duration = pts, self.source.time_base, self._lasts
         try:
+            frame = self._convert(image)
+            frame.pts, frame.time_base, frame.duration = pts, self.source.time_base, self._lasts
             packets = self._out.video.encode(frame)
             self._coded = self._coded or bool(packets)
             self._out.mux(packets)
@@ -195,7 +197,7 @@ class VideoWriter(Scope):
 
     def _plain(self, image: Image, kind: str) -> Any:
         return self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(image, format=kind),
+            self._siting.mark(av.VideoFrame.from_ndarray(image, format=kind)),
             format=self.plan.pix_fmt,
             dst_colorspace=None if self._matrix == UNSPECIFIED else self._matrix,
             dst_color_range=self._range or 1,
