@@ -39,6 +39,8 @@ class Budget:
         self._per_pixel = method.bytes_per_pixel(engine.name, engine.precision)
         self._most: int | None = None  # pixels of a run for which memory sufficed, where it ran out
         self._began_with = memory.resident() or ELSEWHERE
+        self._before: int | None = None  # resident before a picture
+        # What the engine will come to keep beside what this process already has.
         self._prepared = PREPARED + 4 * method.parameters
         least = tiling.least(self._halo, self._multiple)
         needed = self._began_with + self._prepared + least * self._per_pixel
@@ -122,6 +124,16 @@ class Budget:
         except Exception as error:  # giving back may take a little itself
             if not memory.ran_out(error):
                 raise
+        if self.max_memory is not None:
+            memory.trim()
+
+    def ran(self, result: int) -> None:
+        """A picture is through the network, and its result of so many bytes is there. What this
+        process has grown by beside that is the engine's for the next picture, and need not be
+        left free for it any more."""
+        if self.max_memory is not None and self._before is not None:
+            grown = (memory.resident() or 0) - self._before - result
+            self._prepared = max(0, self._prepared - max(0, grown))
 
     def _tiles(self, picture: Whole, most: int) -> tiling.Grid:
         """Tiles of at most so many pixels, where there are such."""
@@ -133,7 +145,8 @@ class Budget:
         if self._engine.device.startswith("cuda"):
             return useful  # of the GPU's own memory
         if self.max_memory is not None:
-            taken = memory.resident() or ELSEWHERE
+            self._before = memory.resident()
+            taken = self._before or ELSEWHERE
             return min(useful, self.max_memory - taken - self._prepared - picture.result_bytes)
         free = memory.available()
         if free is None:

@@ -369,7 +369,9 @@ class Enhancer:
         means: list[NDArray[np.float32]] = []  # those that have been measured
         while True:
             try:
-                return self._through(picture, grid, controls, maps, means)
+                found = self._through(picture, grid, controls, maps, means)
+                self.budget.ran(sum(plane.nbytes for plane in found))
+                return found
             except Exception as error:
                 if not memory.ran_out(error):
                     raise

@@ -168,10 +168,20 @@ class Loading:
         """
         return self._open(models, report, device_list(self.device)[0])
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether other pictures may be read and written while the network is at one: not within a
+        bound on memory, which is counted for one at a time."""
+        return self.max_memory is None
+
     def open_others(self, models: Iterable[str], report: Report) -> list[dict[str, Enhancer]]:
-        """The same once more for each of the other devices."""
-        models = list(models)
-        return [self._open(models, report, device) for device in device_list(self.device)[1:]]
+        """The same once more for each of the other devices; none where one picture is done at a
+        time."""
+        models, others = list(models), device_list(self.device)[1:]
+        if others and not self.overlaps:
+            report.say("within a max memory one picture is done at a time, on the first device", 0)
+            return []
+        return [self._open(models, report, device) for device in others]
 
     def _open(self, models: Iterable[str], report: Report, device: str) -> dict[str, Enhancer]:
         enhancers = {}
@@ -257,11 +267,21 @@ def check_videos(
 
 def run_here(batch: Batch, report: Report, loaded: Callable[[], None]) -> None:
     """Do a batch in this process. ``loaded`` is called when nothing can be refused any more."""
+    loading = batch.loading
     choice = check_videos(batch.jobs, batch.settings, batch.video)
-    enhancers = batch.loading.open((job.model for job in batch.jobs), report)
+    enhancers = loading.open((job.model for job in batch.jobs), report)
     loaded()
     with report.tracking():
-        run(batch.jobs, enhancers, report, batch.settings, batch.video, choice, Watch())
+        run(
+            batch.jobs,
+            enhancers,
+            report,
+            batch.settings,
+            batch.video,
+            choice,
+            Watch(),
+            overlap=loading.overlaps,
+        )
 
 
 def run(
@@ -369,6 +389,7 @@ class Work:
                 return
             for decoded in wanted:
                 work(self.enhancers, decoded)
+                del decoded  # or it would be held while the next one is decoded
 
     def _decoded(self, jobs: list[Job], standard_input: StandardInput) -> Iterator[Decoded]:
         settings = self.settings
@@ -385,7 +406,9 @@ class Work:
                     )
                 except (MediaError, MemoryError) as error:
                     result = error
-            yield group, result, time.perf_counter() - began
+            taken = time.perf_counter() - began
+            yield group, result, taken
+            del result
 
     def _enhance(
         self,
