@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from . import memory, tiling
+import numpy as np
+
+from . import fast, memory, tiling
 from .engines import Engine
 from .errors import ControlError, LLEnhanceError
 from .methods import Method
@@ -90,12 +92,29 @@ class Budget:
         grid = self._tiles(picture, most)
         lacking = max(grid.pixels * per_pixel, picture.writing_bytes) - room
         if self.max_memory is not None and lacking > 0:
-            needed = self.max_memory + lacking
-            raise LLEnhanceError(
-                f"{picture.size} take {_megabytes(needed)},"
-                f" more than the max memory of {_megabytes(self.max_memory)}"
-            )
+            raise self._too_little(picture, self.max_memory + lacking)
         return grid
+
+    def check_fast(self, picture: Whole, threads: int) -> None:
+        """Raises LLEnhanceError where max_memory is too little for what is done to this picture
+        beside the network, which gets a reduced copy."""
+        if self.max_memory is None:
+            return
+        self.release()
+        height, width = picture.original.shape[:2]
+        reducing, carrying = fast.working_bytes(height, width, threads)
+        if picture.original.dtype == np.float32:
+            carrying += height * width * picture.scale**2 * FINISHING
+        more = max(reducing, picture.result_bytes + max(carrying, picture.writing_bytes))
+        needed = (memory.resident() or ELSEWHERE) + self._prepared + more
+        if needed > self.max_memory:
+            raise self._too_little(picture, needed)
+
+    def _too_little(self, picture: Whole, needed: int) -> LLEnhanceError:
+        return LLEnhanceError(
+            f"{picture.size} take {_megabytes(needed)},"
+            f" more than the max memory of {_megabytes(self.max_memory or 0)}"
+        )
 
     def smaller(
         self, picture: Whole, grid: tiling.Grid, tile: int | Literal["auto", "off"]

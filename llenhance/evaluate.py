@@ -354,6 +354,7 @@ def _print_notes(
 
 def _tiles(result: Result, contenders: Sequence[Contender]) -> list[tuple[str, Rgb8]]:
     """A row of the sheet: the input, each method and prediction, the reference."""
+    from . import sheets
     from .scores import CLASSIC
 
     named = list(zip(contenders, result.outputs, strict=True))
@@ -361,16 +362,8 @@ def _tiles(result: Result, contenders: Sequence[Contender]) -> list[tuple[str, R
     row += [(contender.label, out) for contender, out in named[len(CLASSIC) :]]
     if result.sample.high is not None:
         row.append(("reference", result.sample.high))
-    return [(label, _small(picture, 2400 // len(row))) for label, picture in row]
-
-
-def _small(picture: Rgb8, width: int) -> Rgb8:
-    """No wider than a tile: six rows of large photographs would fill the memory."""
-    from .scores import resized
-
-    if picture.shape[1] <= width:
-        return picture
-    return resized(picture, width, max(1, round(picture.shape[0] * width / picture.shape[1])))
+    # Six rows of large photographs would fill the memory.
+    return [(label, sheets.narrowed(picture, 2400 // len(row))) for label, picture in row]
 
 
 def _write_sheet(rows: Sequence[list[tuple[str, Rgb8]]], target: Path) -> None:
