@@ -224,6 +224,28 @@ def test_a_comparison_of_a_truncated_picture(tmp_path):
     assert size(tmp_path / "sheet.png")[0] > 300
 
 
+def test_a_comparison_holds_one_large_picture_at_a_time(tmp_path):
+    """Of seven, six as large as they are would be 72 MB."""
+    photo = picture(tmp_path / "photo.png", 2000, 2000)
+    code = """
+import sys, tracemalloc
+from pathlib import Path
+from llenhance import comparison, jobs, sheets
+from llenhance.plan import Job
+from llenhance.report import Report
+settings = jobs.Settings(1.0, None, {}, "auto", None, False)
+photo = Path(sys.argv[1])
+made = [Job(photo, photo, "picture", "dln")] * 6
+tracemalloc.start()
+comparison.write(made, Path(sys.argv[2]), None, settings, Report())
+print(tracemalloc.get_traced_memory()[1])
+"""
+    words = [sys.executable, "-c", code, photo, tmp_path / "sheet.png"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=TIMEOUT)
+    assert size(tmp_path / "sheet.png")[0] == 2400
+    assert int(done.stdout) < 70e6
+
+
 @pytest.mark.usefixtures("photo")
 def test_a_comparison_that_fails_is_in_the_report(tmp_path):
     picture(tmp_path / "bad.png", 200, 300)
