@@ -203,6 +203,7 @@ def enhance(
         tile,
         picture.quality,
         overwrite=on_exists == "overwrite",
+        skip=on_exists == "skip",
         max_pixels=picture.max_pixels,
         allow_truncated=video["allow_truncated"],
         strip=picture.strip,

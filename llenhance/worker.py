@@ -304,6 +304,18 @@ class Remote(Report):
         self.last = {"status": "done", "source": source, "target": target}
         self._say("done", source, target, seconds, **fields)
 
+    def skipped(
+        self,
+        source: str,
+        target: str | None,
+        reason: str,
+        *,
+        foreign: bool = False,
+        verbosity: int = 1,
+    ) -> None:
+        self.last = {"status": "skipped", "source": source}
+        self._say("skipped", source, target, reason, foreign=foreign, verbosity=verbosity)
+
     def failed(self, source: str, reason: str, **fields: Any) -> None:
         self.last = {"status": "failed", "source": source}
         self.failures = [(source, reason)]  # one is enough for ``stopping``
