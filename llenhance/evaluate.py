@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -213,12 +214,12 @@ def _cases(
 
 
 def _labels(preds: Sequence[str]) -> list[str]:
-    """The folders' names, or their paths where a name alone does not tell them apart."""
-    names = [Path(pred).resolve().name for pred in preds]
-    taken = [*METHODS, *names]
-    return [
-        name if taken.count(name) == 1 else pred for name, pred in zip(names, preds, strict=True)
-    ]
+    """The folders' names, or their whole paths where a name alone does not tell them apart."""
+    from .scores import CLASSIC
+
+    places = [Path(pred).resolve() for pred in preds]
+    taken = [*METHODS, *CLASSIC, *(place.name for place in places)]
+    return [place.name if taken.count(place.name) == 1 else str(place) for place in places]
 
 
 def _check_sheet(target: Path) -> None:
@@ -227,8 +228,9 @@ def _check_sheet(target: Path) -> None:
     name = images.format_of_suffix(target.suffix)
     if name is None or images.FORMATS[name].writes:
         raise Refusal(f"{target}: a sheet is written as .png, .jpg and so on")
-    if target.exists():
+    if os.path.lexists(target):
         raise Refusal(f"{target} exists")
+    files.check_name(target)
     files.check_writable(target.absolute().parent)
 
 

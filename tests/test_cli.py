@@ -632,6 +632,16 @@ def test_version_and_help():
         assert word in text
 
 
+def test_an_encoding_that_lacks_letters(tmp_path):
+    picture(tmp_path / "фото.jpg")
+    latin = {"PYTHONIOENCODING": "latin-1"}
+    assert b"jpg, png, tif, \\u2026" in ok("--help", **latin).stdout
+    for command in (["train", "--help"], ["evaluate", "--help"], ["methods"]):
+        ok(*command, **latin)
+    told = ok("фото.jpg", "--dry-run", cwd=tmp_path, **latin).stdout
+    assert b"\\u0444\\u043e\\u0442\\u043e.jpg" in told
+
+
 def test_doctor():
     text = ok("doctor", COLUMNS="200").stdout.decode()
     assert "lightweight" in text
