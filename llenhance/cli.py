@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 
 # The same numbers as report.ExitStatus, which is not imported here: rich would slow --help down.
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+# What this process may not have more of; no file is named then, but it is not standard output's fault.
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 STOPPED = {129: "hung up", 143: "terminated"}
 
 
@@ -514,6 +517,9 @@ def main() -> None:
     except OSError as error:
         if error.filename is not None:
             click.echo(f"llenhance: {shown(str(error.filename))}: {error.strerror}", err=True)
+            sys.exit(FAILED)
+        if error.errno in SHORT:
+            click.echo(f"llenhance: {error.strerror}", err=True)
             sys.exit(FAILED)
         click.echo(f"llenhance: cannot write standard output: {error.strerror}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -514,6 +514,29 @@ def test_a_full_standard_output_is_an_error(photo):
     assert b"No space left" in result.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what Linux opens")
+def test_too_few_open_files_are_not_the_fault_of_standard_output(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.png")
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12));"
+        "from llenhance.cli import main; main()"
+    )
+    words = [sys.executable, "-c", code, "in", *FAST]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, env=ENVIRONMENT, check=False, timeout=TIMEOUT
+    )
+    told = done.stderr.decode()
+    assert done.returncode == 1
+    assert "Too many open files" in told
+    assert "standard output" not in told
+    assert "Traceback" not in told
+
+
+def test_more_threads_than_any_machine_has(photo):
+    assert "--threads" in refused(photo, *FAST, "--threads", "99999999999")
+
+
 def test_a_reader_that_leaves_ends_the_run_quietly(tmp_path):
     picture(tmp_path / "big.png", 400, 600)
     process = subprocess.Popen(
