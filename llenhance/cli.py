@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 # The same numbers as report.ExitStatus, which is not imported here: rich would slow --help down.
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
-# What this process may not have more of; no file is named then, but it is not standard output's fault.
+# What this process may not have more of: then, too, no file is named.
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 STOPPED = {129: "hung up", 143: "terminated"}
 

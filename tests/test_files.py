@@ -12,7 +12,6 @@ import pytest
 from llenhance.errors import MediaError, Refusal
 from llenhance.media import files
 
-
 LOCKS = pytest.mark.skipif(os.name == "nt", reason="no locks here")
 
 

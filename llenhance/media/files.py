@@ -39,6 +39,9 @@ VIDEO_SUFFIXES = frozenset(
         ".y4m",
     ]
 )
+# How streams in Ogg begin, all of them at the beginning of the file.
+OGG_SOUND = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
+OGG_VIDEO = (b"\x80theora", b"OVP80", b"BBCD\0", b"\x01video")
 # Containers that videos are written to: suffix -> FFmpeg's name for the muxer.
 CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
 
@@ -155,6 +158,21 @@ def is_video(path: Path, start: bytes) -> bool:
         or (start.startswith(b"RIFF") and start[8:12] == b"AVI ")
         or path.suffix.lower() in VIDEO_SUFFIXES
     )
+
+
+def is_something_else(path: Path, start: bytes) -> bool:
+    """Whether a file that :func:`is_video` takes is hardly one, by its first 4096 bytes: TypeScript
+    and not a transport stream, or a container of sound alone."""
+    if start[4:8] == b"ftyp":
+        return start[8:12] in (b"M4A ", b"M4B ", b"M4P ")
+    if start.startswith(b"OggS"):
+        return any(s in start for s in OGG_SOUND) and not any(v in start for v in OGG_VIDEO)
+    if path.suffix.lower() == ".ts":  # its packets, of 188 bytes or 192 in the other form, begin so
+        return not any(
+            start[at : at + 1] == b"G" and start[at + size : at + size + 1] in (b"G", b"")
+            for at, size in ((0, 188), (4, 192))
+        )
+    return path.suffix.lower() == ".mka"
 
 
 def same(a: Path, b: Path) -> bool:
