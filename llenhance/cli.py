@@ -236,6 +236,12 @@ def enhance(
         recipe=lambda job: settings.entry(job, digest(job.model), video),
         raw=video["raw"] is not None,
     )
+    if video["codec"] is not None:
+        from .media.video.codecs import codec_row
+
+        codec_row(video["codec"])  # a wrong one is told, used or not
+    if batch.preserve_times and any(None in (job.source, job.target) for job in planned.jobs):
+        raise Refusal("--preserve-times goes with files, not with standard input or output")
     comparison.check(planned, compare, reference, on_exists)
     record.check(planned, batch.report, compare)
     if video["preview"] and any(job.kind != "video" for job in planned.jobs):

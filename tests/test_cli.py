@@ -136,6 +136,29 @@ def test_name_template(tmp_path):
     assert "no file name" in refused("photo.jpg", *FAST, "--name-template", "../x", cwd=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--name-template", "{nix}"), "name template '{nix}'"),
+        (("--name-template", "a/{stem}"), "no file name"),
+        (("--codec", "nix"), "no encoder 'nix' here"),
+    ],
+)
+@pytest.mark.usefixtures("photo")
+def test_a_wrong_word_is_told_where_it_is_not_used_too(tmp_path, words, said):
+    for output in (("-o", "out.png"), ("-o", "out/"), ("--dry-run", "-o", "out.png")):
+        assert said in refused("photo.jpg", *FAST, *words, *output, cwd=tmp_path)
+    assert everything(tmp_path) == ["photo.jpg"]
+
+
+def test_streams_have_no_time_of_change(photo, tmp_path):
+    text = refused(photo, *FAST, "--preserve-times", "-o", "-")
+    assert "--preserve-times goes with files" in text
+    data = photo.read_bytes()
+    text = refused("-", *FAST, "--preserve-times", "-o", tmp_path / "out.png", data=data)
+    assert "--preserve-times goes with files" in text
+
+
 @pytest.mark.usefixtures("photo")
 def test_all_methods_and_a_comparison(tmp_path):
     picture(tmp_path / "truth.png", seed=0)
@@ -663,6 +686,24 @@ def test_an_encoding_that_lacks_letters(tmp_path):
         ok(*command, **latin)
     told = ok("фото.jpg", "--dry-run", cwd=tmp_path, **latin).stdout
     assert b"\\u0444\\u043e\\u0442\\u043e.jpg" in told
+
+
+def test_doctor_finds_what_drivers_raise(monkeypatch, capsys):
+    from llenhance import doctor, enhancer
+
+    def broken(name, **options):
+        if options["engine"] == "torch":
+            raise RuntimeError("CUDA error: no kernel image\nmany lines of advice")
+        return enhancer.load(name, **options)
+
+    monkeypatch.setattr(doctor, "load", broken)
+    monkeypatch.setattr(doctor, "METHODS", {"lightweight": doctor.METHODS["lightweight"]})
+    monkeypatch.setattr(doctor, "cuda_devices", lambda: 0)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert doctor.examine()
+    told = capsys.readouterr().out
+    assert "no: CUDA error: no kernel image" in told
+    assert "advice" not in told
 
 
 def test_doctor():
