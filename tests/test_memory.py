@@ -253,10 +253,11 @@ def test_a_bound_that_does_for_a_picture_does_for_many(words, tmp_path):
 def test_a_fast_picture_that_cannot_stay_within_the_bound_is_refused():
     enhancer = load("lightweight", device="cpu", threads=2)
     image = np.zeros((4000, 6000, 3), np.uint8)
+    memory.trim()  # what tests before this one have left
     enhancer.budget.max_memory = (memory.resident() or 0) + (150 << 20)
     with pytest.raises(LLEnhanceError, match=r"6000x4000 pixels take .*[GM]B, more than the max"):
         enhancer.enhance(image, fast=True)
-    enhancer.budget.max_memory += 250 << 20
+    enhancer.budget.max_memory += 300 << 20
     assert enhancer.enhance(image, fast=True).shape == image.shape
 
 
