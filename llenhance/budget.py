@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from . import memory, tiling
+import numpy as np
+
+from . import fast, memory, tiling
 from .engines import Engine
 from .errors import ControlError, LLEnhanceError
 from .methods import Method
@@ -39,6 +41,8 @@ class Budget:
         self._per_pixel = method.bytes_per_pixel(engine.name, engine.precision)
         self._most: int | None = None  # pixels of a run for which memory sufficed, where it ran out
         self._began_with = memory.resident() or ELSEWHERE
+        self._before: int | None = None  # resident before a picture
+        # What the engine will come to keep beside what this process already has.
         self._prepared = PREPARED + 4 * method.parameters
         least = tiling.least(self._halo, self._multiple)
         needed = self._began_with + self._prepared + least * self._per_pixel
@@ -88,12 +92,29 @@ class Budget:
         grid = self._tiles(picture, most)
         lacking = max(grid.pixels * per_pixel, picture.writing_bytes) - room
         if self.max_memory is not None and lacking > 0:
-            needed = self.max_memory + lacking
-            raise LLEnhanceError(
-                f"{picture.size} take {_megabytes(needed)},"
-                f" more than the max memory of {_megabytes(self.max_memory)}"
-            )
+            raise self._too_little(picture, self.max_memory + lacking)
         return grid
+
+    def check_fast(self, picture: Whole, threads: int) -> None:
+        """Raises LLEnhanceError where max_memory is too little for what is done to this picture
+        beside the network, which gets a reduced copy."""
+        if self.max_memory is None:
+            return
+        self.release()
+        height, width = picture.original.shape[:2]
+        reducing, carrying = fast.working_bytes(height, width, threads)
+        if picture.original.dtype == np.float32:
+            carrying += height * width * picture.scale**2 * FINISHING
+        more = max(reducing, picture.result_bytes + max(carrying, picture.writing_bytes))
+        needed = (memory.resident() or ELSEWHERE) + self._prepared + more
+        if needed > self.max_memory:
+            raise self._too_little(picture, needed)
+
+    def _too_little(self, picture: Whole, needed: int) -> LLEnhanceError:
+        return LLEnhanceError(
+            f"{picture.size} take {_megabytes(needed)},"
+            f" more than the max memory of {_megabytes(self.max_memory or 0)}"
+        )
 
     def smaller(
         self, picture: Whole, grid: tiling.Grid, tile: int | Literal["auto", "off"]
@@ -122,6 +143,16 @@ class Budget:
         except Exception as error:  # giving back may take a little itself
             if not memory.ran_out(error):
                 raise
+        if self.max_memory is not None:
+            memory.trim()
+
+    def ran(self, result: int) -> None:
+        """A picture is through the network, and its result of so many bytes is there. What this
+        process has grown by beside that is the engine's for the next picture, and need not be
+        left free for it any more."""
+        if self.max_memory is not None and self._before is not None:
+            grown = (memory.resident() or 0) - self._before - result
+            self._prepared = max(0, self._prepared - max(0, grown))
 
     def _tiles(self, picture: Whole, most: int) -> tiling.Grid:
         """Tiles of at most so many pixels, where there are such."""
@@ -133,7 +164,8 @@ class Budget:
         if self._engine.device.startswith("cuda"):
             return useful  # of the GPU's own memory
         if self.max_memory is not None:
-            taken = memory.resident() or ELSEWHERE
+            self._before = memory.resident()
+            taken = self._before or ELSEWHERE
             return min(useful, self.max_memory - taken - self._prepared - picture.result_bytes)
         free = memory.available()
         if free is None:

@@ -115,11 +115,13 @@ def _open(method: Method, path: Path, name: str) -> Weights:
         graphs = [graph_path(path, method, scale) for scale in method.scales]
         _compare({path: digest} | {g: checksum(g) for g in graphs if g.is_file()}, sums)
     metadata, tensors = read_header(path)
-    owner = metadata.get("method")
+    owner, options = metadata.get("method"), metadata.get("options", {})
     if owner != method.name:
-        found = owner if owner in METHODS else "no method of this program"
+        found = owner if owner in list(METHODS) else "no method of this program"
         raise WeightsError(f"{path}: weights for {method.name} expected, found {found}")
-    return Weights(name, path, digest, metadata.get("options", {}), tensors)
+    if not isinstance(options, dict):
+        raise WeightsError(f"{path}: not a safetensors file (the network's options are no object)")
+    return Weights(name, path, digest, options, tensors)
 
 
 def _compare(found: Mapping[Path, str], sums: Path) -> None:
@@ -169,7 +171,17 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
             )
             for name, row in header.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if not isinstance(metadata, dict):
+            raise ValueError("its metadata are no object")
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise WeightsError(f"{path}: not a safetensors file ({error})") from None
     if any(t.offset + t.length > path.stat().st_size for t in tensors.values()):
         raise WeightsError(f"{path}: cut short")
@@ -180,10 +192,16 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
 
 
 def build(method: Method, weights: Weights) -> nn.Module:
-    """The method's network with these weights in fp32, in eval mode on the CPU."""
+    """The method's network with these weights in fp32, in eval mode on the CPU; raises WeightsError
+    for options that it does not have, and for what does not fit it."""
     from safetensors.torch import load_file
 
-    network = method.build(**weights.options)
+    try:
+        network = method.build(**weights.options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"{weights.path}: {method.name} cannot be built with its options ({error})"
+        ) from None
     fill(network, {k: v.float() for k, v in load_file(weights.path).items()}, str(weights.path))
     return network.eval()
 

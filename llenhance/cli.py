@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import io
 import os
 import signal
 import sys
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 # The same numbers as report.ExitStatus, which is not imported here: rich would slow --help down.
 FAILED, REFUSED, INTERRUPTED = 1, 2, 130
+# What this process may not have more of: then, too, no file is named.
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 STOPPED = {129: "hung up", 143: "terminated"}
 
 
@@ -203,6 +207,7 @@ def enhance(
         tile,
         picture.quality,
         overwrite=on_exists == "overwrite",
+        skip=on_exists == "skip",
         max_pixels=picture.max_pixels,
         allow_truncated=video["allow_truncated"],
         strip=picture.strip,
@@ -231,6 +236,12 @@ def enhance(
         recipe=lambda job: settings.entry(job, digest(job.model), video),
         raw=video["raw"] is not None,
     )
+    if video["codec"] is not None:
+        from .media.video.codecs import codec_row
+
+        codec_row(video["codec"])  # a wrong one is told, used or not
+    if batch.preserve_times and any(None in (job.source, job.target) for job in planned.jobs):
+        raise Refusal("--preserve-times goes with files, not with standard input or output")
     comparison.check(planned, compare, reference, on_exists)
     record.check(planned, batch.report, compare)
     if video["preview"] and any(job.kind != "video" for job in planned.jobs):
@@ -467,9 +478,17 @@ def _open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(descriptor, mode))
 
 
+def _print_anything() -> None:
+    """Let what standard output's encoding lacks, such as "…" in Latin-1 or a name in no encoding at
+    all, be printed as \\u2026: an output that tells of it is better than none."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command and exit with its status."""
     _open_closed_streams()
+    _print_anything()
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
             signal.signal(getattr(signal, name), _stop)
@@ -504,6 +523,9 @@ def main() -> None:
     except OSError as error:
         if error.filename is not None:
             click.echo(f"llenhance: {shown(str(error.filename))}: {error.strerror}", err=True)
+            sys.exit(FAILED)
+        if error.errno in SHORT:
+            click.echo(f"llenhance: {error.strerror}", err=True)
             sys.exit(FAILED)
         click.echo(f"llenhance: cannot write standard output: {error.strerror}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

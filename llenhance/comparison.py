@@ -12,6 +12,7 @@ from .jobs import Settings, as_rgb8, read_picture
 from .media import files, images
 from .media.picture import Picture
 from .methods import METHODS
+from .pixels import Rgb8
 from .plan import Job, Plan
 from .report import Report
 
@@ -74,18 +75,24 @@ def _make(jobs: Sequence[Job], target: Path, reference: str | None, settings: Se
         paths.append((job.model, job.target, limit * scale**2))
     if reference is not None:
         paths.append(("reference", Path(reference), limit))
-    tiles = []
+    tiles: list[tuple[str, Rgb8]] = []
     for label, path, most in paths:
         assert path is not None  # check() takes files only
-        try:
-            picture = read_picture(path, most, allow_truncated=settings.allow_truncated)
-        except MediaError as error:
-            raise MediaError(f"{path}: {error}") from None
-        except MemoryError:
-            raise MediaError(f"{path}: there is not enough memory for it") from None
-        tiles.append((label, as_rgb8(picture)))
+        whole = _read(path, most, settings)
+        width = sheets.tile_width(len(paths), tiles[0][1] if tiles else whole)
+        tiles.append((label, sheets.narrowed(whole, width)))
+        del whole  # one large picture at a time
     sheet = Picture([sheets.grid(tiles)], "png")
     data = images.encode(sheet, images.format_of_suffix(target.suffix) or "png")
     files.make_folder(target.parent)
     with files.publish(target, overwrite=settings.overwrite) as temporary:
         temporary.write_bytes(data)
+
+
+def _read(path: Path, most: int, settings: Settings) -> Rgb8:
+    try:
+        return as_rgb8(read_picture(path, most, allow_truncated=settings.allow_truncated))
+    except MediaError as error:
+        raise MediaError(f"{path}: {error}") from None
+    except MemoryError:
+        raise MediaError(f"{path}: there is not enough memory for it") from None

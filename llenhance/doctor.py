@@ -12,7 +12,6 @@ from rich.table import Table
 
 from .engines import KINDS, available_threads, cuda_devices
 from .enhancer import load
-from .errors import LLEnhanceError
 from .methods import METHODS
 from .version import __version__
 
@@ -61,8 +60,9 @@ def examine() -> bool:
                         verdict = "no: wrong size"
                     else:
                         working.add(name)
-                except (LLEnhanceError, ImportError, OSError) as error:
-                    verdict = f"no: {error}"
+                except Exception as error:  # whatever a driver raises: to find that is the use
+                    words = str(error).splitlines() or [type(error).__name__]
+                    verdict = f"no: {words[0]}"
                 table.add_row(name, engine, device, precision, digest, verdict)
     console.print(table)
     return working == set(METHODS)

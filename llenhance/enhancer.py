@@ -164,15 +164,19 @@ class Enhancer:
         settings: dict[str, float],
     ) -> NDArray[Any]:
         """The change that is made to a reduced copy, carried to the picture."""
-        original, layout = pixels.split(image)
+        picture = Whole(image, strength, scale, self.method.multiple_of)
+        self.budget.check_fast(picture, self.threads)
+        original = picture.original
         mapped = pixels.tone_map(original) if original.dtype == np.float32 else original
         copy = reduced(mapped, threads=self.threads)
         options: dict[str, Any] = {"strength": strength, "scale": scale, "tile": tile, **settings}
         changed = self.enhance(copy, **options)
+        if self.budget.max_memory is not None:
+            self.budget.release()
         enhanced = carried(mapped, copy, changed, scale, threads=self.threads)
         if mapped is not original:
             enhanced = pixels.apply_change(original, mapped, enhanced)
-        return pixels.join(enhanced, layout)
+        return picture.joined(enhanced)
 
     @overload
     def enhance_batch(
@@ -369,7 +373,9 @@ class Enhancer:
         means: list[NDArray[np.float32]] = []  # those that have been measured
         while True:
             try:
-                return self._through(picture, grid, controls, maps, means)
+                found = self._through(picture, grid, controls, maps, means)
+                self.budget.ran(sum(plane.nbytes for plane in found))
+                return found
             except Exception as error:
                 if not memory.ran_out(error):
                     raise

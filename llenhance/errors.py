@@ -1,5 +1,9 @@
 """The errors that this package raises on purpose. Each message is one line for a person."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class LLEnhanceError(Exception):
     """Something asked for could not be done. The command exits 1."""
@@ -7,6 +11,14 @@ class LLEnhanceError(Exception):
 
 class MediaError(LLEnhanceError):
     """A picture or video cannot be read, decoded, encoded or written."""
+
+
+class Appeared(MediaError):
+    """A target that was not there when the work was planned is there now, and is kept."""
+
+    def __init__(self, target: Path) -> None:
+        super().__init__(f"cannot write {target}: the file exists")
+        self.target = target
 
 
 class Refusal(LLEnhanceError):

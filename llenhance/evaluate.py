@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -213,12 +214,12 @@ def _cases(
 
 
 def _labels(preds: Sequence[str]) -> list[str]:
-    """The folders' names, or their paths where a name alone does not tell them apart."""
-    names = [Path(pred).resolve().name for pred in preds]
-    taken = [*METHODS, *names]
-    return [
-        name if taken.count(name) == 1 else pred for name, pred in zip(names, preds, strict=True)
-    ]
+    """The folders' names, or their whole paths where a name alone does not tell them apart."""
+    from .scores import CLASSIC
+
+    places = [Path(pred).resolve() for pred in preds]
+    taken = [*METHODS, *CLASSIC, *(place.name for place in places)]
+    return [place.name if taken.count(place.name) == 1 else str(place) for place in places]
 
 
 def _check_sheet(target: Path) -> None:
@@ -227,8 +228,9 @@ def _check_sheet(target: Path) -> None:
     name = images.format_of_suffix(target.suffix)
     if name is None or images.FORMATS[name].writes:
         raise Refusal(f"{target}: a sheet is written as .png, .jpg and so on")
-    if target.exists():
+    if os.path.lexists(target):
         raise Refusal(f"{target} exists")
+    files.check_name(target)
     files.check_writable(target.absolute().parent)
 
 
@@ -354,6 +356,7 @@ def _print_notes(
 
 def _tiles(result: Result, contenders: Sequence[Contender]) -> list[tuple[str, Rgb8]]:
     """A row of the sheet: the input, each method and prediction, the reference."""
+    from . import sheets
     from .scores import CLASSIC
 
     named = list(zip(contenders, result.outputs, strict=True))
@@ -361,16 +364,8 @@ def _tiles(result: Result, contenders: Sequence[Contender]) -> list[tuple[str, R
     row += [(contender.label, out) for contender, out in named[len(CLASSIC) :]]
     if result.sample.high is not None:
         row.append(("reference", result.sample.high))
-    return [(label, _small(picture, 2400 // len(row))) for label, picture in row]
-
-
-def _small(picture: Rgb8, width: int) -> Rgb8:
-    """No wider than a tile: six rows of large photographs would fill the memory."""
-    from .scores import resized
-
-    if picture.shape[1] <= width:
-        return picture
-    return resized(picture, width, max(1, round(picture.shape[0] * width / picture.shape[1])))
+    # Six rows of large photographs would fill the memory.
+    return [(label, sheets.narrowed(picture, 2400 // len(row))) for label, picture in row]
 
 
 def _write_sheet(rows: Sequence[list[tuple[str, Rgb8]]], target: Path) -> None:

@@ -24,16 +24,30 @@ RADIUS = 2  # of the window that a map is found in, and smoothed over
 FLAT = 3e-7  # a variance that is nothing yet: of 0.14 levels of 255
 BLACK = 0.02  # added to both sides of a ratio of lights: in black there is noise to be enlarged
 BAND = 1 << 17  # pixels of the original that a thread works on at once
+BAND_BYTES = 100  # for each of them
 
 Array = NDArray[Any]
+
+
+def working_bytes(height: int, width: int, threads: int = 1) -> tuple[int, int]:
+    """What :func:`reduced` and :func:`carried` take for a picture of this size beside what they
+    are given and what they return."""
+    rows, columns = _reduced_size(height, width, SIDE)
+    lines = height * columns * 3 * 4
+    maps = rows * columns * 12 * 4
+    return lines, maps + 2 * rows * columns * 3 * 4 + threads * BAND * BAND_BYTES
+
+
+def _reduced_size(height: int, width: int, side: int) -> tuple[int, int]:
+    share = min(1, side / max(height, width))
+    return max(1, round(height * share)), max(1, round(width * share))
 
 
 def reduced(rgb: Array, side: int = SIDE, *, threads: int = 1) -> NDArray[np.float32]:
     """(H, W, 3) uint8, uint16 or float32 in [0, 1] -> a copy as float32 whose long side has
     ``side`` pixels, or as many as the picture, each the mean of those that it covers."""
     height, width = rgb.shape[:2]
-    share = min(1, side / max(height, width))
-    rows, columns = max(1, round(height * share)), max(1, round(width * share))
+    rows, columns = _reduced_size(height, width, side)
     lines = np.empty((height, columns, 3), np.float32)
 
     def narrow(first: int, last: int) -> None:

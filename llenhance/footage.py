@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from . import ends, segments
 from .ends import NOT_IN_FRAMES, Choice, Source
 from .engines import available_threads
-from .errors import LLEnhanceError, MediaError, Refusal
+from .errors import Appeared, LLEnhanceError, MediaError, Refusal
 from .media import files, videos
 from .pipelining import QUEUED, BoundedExecutor, prefetch
 from .pixels import Array
@@ -123,7 +123,8 @@ def enhance(
     ``apply`` takes and returns a frame, (H, W, 3) RGB uint8 or uint16, ``scale`` times as large.
     ``recipe`` names the method, its weights and its settings; ``signature`` is written into the
     metadata of the output. ``together`` takes the place of ``apply`` for the frames of a video,
-    not for a preview or a camera, whose frames come one by one.
+    not for a preview or a camera, whose frames come one by one. Raises Appeared, of which the
+    report has not heard, where the target is not to be replaced and another has made it meanwhile.
     """
     began = time.perf_counter()
     target = job.target_name
@@ -141,6 +142,8 @@ def enhance(
             notes, fields["frames"] = work.run(recipe, overwrite=overwrite)
             ended = work.ended
     except LLEnhanceError as error:
+        if isinstance(error, Appeared) and error.target == job.target:
+            raise
         _failed(job, str(error), report, began)
         return
     except MemoryError:
@@ -242,7 +245,7 @@ class _Work:
         long = total is None or total > segments.FRAMES
         if encoding is not None and not self._source.once and long:
             return self._in_segments(target, encoding, recipe, overwrite)
-        with files.publish(target, overwrite=overwrite, like=self._source.path) as temporary:
+        with self._published(target, overwrite) as temporary:
             writer: videos.VideoWriter | videos.PipeWriter
             if encoding is None:
                 chosen = videos.pipe_format(self._info, self._scale, None, self._choice.pix_fmt)
@@ -267,6 +270,10 @@ class _Work:
             if self._choice.verify:
                 videos.verify(temporary, writer.frames, seconds)
         return [*notes, *writer.dropped], writer.frames
+
+    def _published(self, target: Path, overwrite: bool) -> AbstractContextManager[Path]:
+        tell = partial(self._report.warn, self._job.name)
+        return files.publish(target, overwrite=overwrite, like=self._source.path, tell=tell)
 
     def _all(self, sink: Sink) -> list[str]:
         """Every frame into the sink; what the reader has to say."""
@@ -407,7 +414,7 @@ class _Work:
     def _join(
         self, target: Path, pieces: Segments, encoding: videos.Encoding, overwrite: bool
     ) -> list[str]:
-        with files.publish(target, overwrite=overwrite, like=self._source.path) as temporary:
+        with self._published(target, overwrite) as temporary:
             notes = videos.join(
                 temporary,
                 pieces.paths,

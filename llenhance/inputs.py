@@ -214,7 +214,7 @@ def _add(
 ) -> None:
     """Add a file as a source or as a failure; ``matched``: it is passed over if it is neither."""
     try:
-        source = _recognise(path)
+        source = _recognise(path, matched)
     except MediaError as error:
         if not matched or _is_named_like_ours(path):
             found.failures.append((str(path), str(error)))
@@ -229,8 +229,9 @@ def _is_named_like_ours(path: Path) -> bool:
     return images.format_of_suffix(path.suffix) is not None or files.is_video(path, b"")
 
 
-def _recognise(path: Path) -> Source | None:
-    """What a file is, by its bytes; None for what is not ours.
+def _recognise(path: Path, matched: bool) -> Source | None:
+    """What a file is, by its bytes; None for what is not ours. Of what nobody named but ``matched``
+    a pattern or lies in a folder, sound and source code are not.
 
     Raises MediaError for what cannot be read, and for what only its name says is a picture.
     """
@@ -244,6 +245,8 @@ def _recognise(path: Path) -> Source | None:
             raise MediaError("is empty")
         return None
     if files.is_video(path, start):
+        if matched and files.is_something_else(path, start):
+            return None
         return Source(path, "video", None)
     if _is_named_like_ours(path):
         raise MediaError("is not a picture of a format that is read")

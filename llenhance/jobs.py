@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from . import checkpoints, pixels
 from .engines import available_threads, device_list
 from .enhancer import Enhancer, load
-from .errors import LLEnhanceError, MediaError
+from .errors import Appeared, LLEnhanceError, MediaError
 from .journal import Journal
 from .media import colour, files, images
 from .media.picture import MAX_PIXELS, Limits, Picture
@@ -49,6 +49,7 @@ class Settings:
     tile: int | Literal["auto", "off"]
     quality: int | None
     overwrite: bool
+    skip: bool = False  # a target that another run has made meanwhile is no failure
     max_pixels: int = MAX_PIXELS  # of a picture, checked before it is decoded
     allow_truncated: bool = False  # take what decodes of a damaged picture
     strip: bool = False  # write no metadata
@@ -168,10 +169,20 @@ class Loading:
         """
         return self._open(models, report, device_list(self.device)[0])
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether other pictures may be read and written while the network is at one: not within a
+        bound on memory, which is counted for one at a time."""
+        return self.max_memory is None
+
     def open_others(self, models: Iterable[str], report: Report) -> list[dict[str, Enhancer]]:
-        """The same once more for each of the other devices."""
-        models = list(models)
-        return [self._open(models, report, device) for device in device_list(self.device)[1:]]
+        """The same once more for each of the other devices; none where one picture is done at a
+        time."""
+        models, others = list(models), device_list(self.device)[1:]
+        if others and not self.overlaps:
+            report.say("within a max memory one picture is done at a time, on the first device", 0)
+            return []
+        return [self._open(models, report, device) for device in others]
 
     def _open(self, models: Iterable[str], report: Report, device: str) -> dict[str, Enhancer]:
         enhancers = {}
@@ -257,11 +268,21 @@ def check_videos(
 
 def run_here(batch: Batch, report: Report, loaded: Callable[[], None]) -> None:
     """Do a batch in this process. ``loaded`` is called when nothing can be refused any more."""
+    loading = batch.loading
     choice = check_videos(batch.jobs, batch.settings, batch.video)
-    enhancers = batch.loading.open((job.model for job in batch.jobs), report)
+    enhancers = loading.open((job.model for job in batch.jobs), report)
     loaded()
     with report.tracking():
-        run(batch.jobs, enhancers, report, batch.settings, batch.video, choice, Watch())
+        run(
+            batch.jobs,
+            enhancers,
+            report,
+            batch.settings,
+            batch.video,
+            choice,
+            Watch(),
+            overlap=loading.overlaps,
+        )
 
 
 def run(
@@ -369,6 +390,7 @@ class Work:
                 return
             for decoded in wanted:
                 work(self.enhancers, decoded)
+                del decoded  # or it would be held while the next one is decoded
 
     def _decoded(self, jobs: list[Job], standard_input: StandardInput) -> Iterator[Decoded]:
         settings = self.settings
@@ -385,7 +407,9 @@ class Work:
                     )
                 except (MediaError, MemoryError) as error:
                     result = error
-            yield group, result, time.perf_counter() - began
+            taken = time.perf_counter() - began
+            yield group, result, taken
+            del result
 
     def _enhance(
         self,
@@ -412,6 +436,7 @@ class Work:
             return
         began = time.perf_counter()
         settings = self.settings
+        unkept: list[str] = []
         suffix = job.suffix if job.target is None else job.target.suffix
         wanted = images.format_of_suffix(suffix or "") or written_as(picture.format)
         digest = self.enhancers[job.model].weights.digest
@@ -434,10 +459,14 @@ class Work:
                     overwrite=settings.overwrite or job.replaces,
                     like=job.source,
                     times=settings.preserve_times,
+                    tell=unkept.append,
                 ) as temporary:
                     temporary.write_bytes(data)
         except BrokenPipeError:
             raise
+        except Appeared as error:
+            self._appeared(job, error, seconds + time.perf_counter() - began)
+            return
         except (LLEnhanceError, MemoryError) as error:
             self._failed(job, error, seconds + time.perf_counter() - began)
             return
@@ -447,7 +476,7 @@ class Work:
             return
         height, width = picture.frames[0].shape[:2]
         fields: dict[str, Any] = {"model": job.model, "width": width, "height": height}
-        notes = [*picture.notes, *images.losses(picture, wanted)]
+        notes = [*picture.notes, *images.losses(picture, wanted), *unkept]
         if picture.truncated:
             fields["truncated"] = True
             notes.insert(0, "is damaged; what could be decoded was taken (--allow-truncated)")
@@ -463,17 +492,22 @@ class Work:
 
         enhancer, settings = self.enhancers[job.model], self.settings
         self.watch.begins(job, "video")
-        footage.enhance(
-            job,
-            partial(settings.apply, enhancer),
-            settings.scale_of(enhancer.method),
-            choice,
-            self.report,
-            recipe=settings.recipe(enhancer),
-            overwrite=settings.overwrite or job.replaces,
-            signature=settings.signature(job.model, enhancer.weights.digest),
-            together=settings.together(enhancer),
-        )
+        began = time.perf_counter()
+        try:
+            footage.enhance(
+                job,
+                partial(settings.apply, enhancer),
+                settings.scale_of(enhancer.method),
+                choice,
+                self.report,
+                recipe=settings.recipe(enhancer),
+                overwrite=settings.overwrite or job.replaces,
+                signature=settings.signature(job.model, enhancer.weights.digest),
+                together=settings.together(enhancer),
+            )
+        except Appeared as error:
+            self._appeared(job, error, time.perf_counter() - began)
+            return
         told = self.report.last
         if (
             told.get("status") == "done"
@@ -481,9 +515,22 @@ class Work:
             and told.get("target") == job.target_name
         ):
             if settings.preserve_times and job.source is not None:
-                with contextlib.suppress(OSError):
+                try:
                     files.copy_times(job.source, job.target)
+                except OSError as error:
+                    reason = f"its time of change is not kept: {error.strerror or error}"
+                    self.report.warn(job.name, reason)
             self._keep(job, enhancer.weights.digest)
+        self.watch.over(job)
+
+    def _appeared(self, job: Job, error: Appeared, seconds: float) -> None:
+        """The target is there by now, another run's."""
+        if not self.settings.skip:
+            self._failed(job, error, seconds)
+            return
+        with self.telling:
+            reason = f"{job.target_name} has appeared meanwhile"
+            self.report.skipped(job.name, job.target_name, reason, foreign=True)
         self.watch.over(job)
 
     def _failed(self, job: Job, error: Exception, seconds: float) -> None:

@@ -6,6 +6,8 @@ elsewhere.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +39,15 @@ def available() -> int | None:
     own says no."""
     found = [*_free(), *_left_in_groups(), *_left_of_limits()]
     return max(0, min(found)) if found else None
+
+
+def trim() -> None:
+    """Give back to the system what was freed here and is still held, where that can be asked for
+    (glibc)."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another library of C
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def ran_out(error: BaseException) -> bool:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 else:  # click before 8.4 knows no other
     _FloatType = click.ParamType
 
+THREADS = 1024  # more than any machine has use for, and than engines take
+
 F = TypeVar("F", bound=Callable[..., Any])
 N = TypeVar("N", int, float)
 
@@ -116,7 +118,9 @@ def engine_options(*, several: bool) -> Callable[[F], F]:
                 help="Of the network's sums; auto reduces it where that is faster and not worse.",
             ),
             click.option(
-                "--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]"
+                "--threads",
+                type=click.IntRange(1, THREADS),
+                help="CPU threads. [default: all]",
             ),
             click.option(
                 "--weights",

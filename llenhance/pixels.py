@@ -83,8 +83,10 @@ def join(rgb: Array, layout: Layout) -> Array:
     colours = convert(luma(rgb)[..., None] if layout.grey else rgb, layout.dtype)
     if layout.alpha is None:
         return colours.reshape(rgb.shape[:2] + layout.shape[2:])
-    alpha = from_float(enlarge(to_float(layout.alpha), scale), layout.dtype)
-    return np.concatenate((colours, (alpha if scale > 1 else layout.alpha)[..., None]), axis=2)
+    alpha = layout.alpha
+    if scale > 1:
+        alpha = from_float(enlarge(to_float(alpha), scale), layout.dtype)
+    return np.concatenate((colours, alpha[..., None]), axis=2)
 
 
 def luma(rgb: Array) -> Array:

@@ -102,6 +102,7 @@ def plan(
     Raises Refusal when nothing may start: a target that exists (under "error"), that is the
     input, that two inputs would share, or that lies in the input folder.
     """
+    _fill(template, "stem", models[0], ".png")  # a wrong one is told, used or not
     found = Found()
     several = len(inputs) > 1 or any(is_special(name) for name in inputs)
     named = list(expand(inputs, output, found))

@@ -81,7 +81,7 @@ class Pieces(ABC):
         self._open = ExitStack()  # the piece that is being written
         self._temporary: Path | None = None
         try:
-            self.folder.mkdir(exist_ok=True)
+            self.folder.mkdir(0o700, exist_ok=True)  # as private as a source may be
             self._lock = _lock(self.folder)
         except OSError as error:
             reason = error.strerror or error

@@ -49,6 +49,21 @@ def grid(
     )
 
 
+def tile_width(count: int, first: Rgb8) -> int:
+    """The most pixels across that :func:`grid` shows of a picture, by default, on a page of so many
+    tiles of which ``first`` is the first."""
+    return _room(_columns(count, _shape(first)))
+
+
+def narrowed(picture: Rgb8, width: int) -> Rgb8:
+    """No wider than so many pixels, so that who waits for other tiles does not hold all of a large
+    picture; a new array where it was wider."""
+    height, own = picture.shape[:2]
+    if own <= width:
+        return picture
+    return _scaled(picture, width, max(1, round(height * width / own)), cv2.INTER_AREA)
+
+
 def strip(
     pairs: Sequence[tuple[str, Rgb8, Rgb8]],
     *,
@@ -101,10 +116,15 @@ def _columns(count: int, shape: float) -> int:
     return min(range(count, 0, -1), key=cost)
 
 
+def _room(columns: int) -> int:
+    """How wide a tile can be on a page of its widest."""
+    return max((_WIDEST - _GAP) // columns - _GAP, _SMALLEST)
+
+
 def _page(rows: list[list[tuple[str, Rgb8]]], columns: int, width: int | None) -> Rgb8:
     pictures = [picture for row in rows for _, picture in row]
     if width is None:
-        room = (_WIDEST - _GAP) // columns - _GAP
+        room = _room(columns)
         own = max(picture.shape[1] for picture in pictures)
         tile_width = max(min(own, room), _SMALLEST)
     else:
@@ -149,6 +169,11 @@ def _fit(picture: Rgb8, width: int, height: int) -> Rgb8:
     # Where a picture is enlarged a lot, somebody wants to see its pixels.
     enlarge = cv2.INTER_CUBIC if factor < 3 else cv2.INTER_NEAREST
     how = cv2.INTER_AREA if factor < 1 else enlarge
+    return _scaled(picture, *size, how)
+
+
+def _scaled(picture: Rgb8, width: int, height: int, how: int) -> Rgb8:
+    size = width, height
     return np.asarray(cv2.resize(np.ascontiguousarray(picture), size, interpolation=how), np.uint8)
 
 

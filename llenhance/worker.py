@@ -304,6 +304,18 @@ class Remote(Report):
         self.last = {"status": "done", "source": source, "target": target}
         self._say("done", source, target, seconds, **fields)
 
+    def skipped(
+        self,
+        source: str,
+        target: str | None,
+        reason: str,
+        *,
+        foreign: bool = False,
+        verbosity: int = 1,
+    ) -> None:
+        self.last = {"status": "skipped", "source": source}
+        self._say("skipped", source, target, reason, foreign=foreign, verbosity=verbosity)
+
     def failed(self, source: str, reason: str, **fields: Any) -> None:
         self.last = {"status": "failed", "source": source}
         self.failures = [(source, reason)]  # one is enough for ``stopping``
@@ -383,13 +395,24 @@ def _serve(
     alone, together = ([batch.jobs[number] for number in numbers] for numbers in rounds)
     choice = check_videos([*alone, *together], settings, video, watch)
     models = [job.model for job in [*alone, *together]]
-    enhancers = batch.loading.open(models, report)
+    loading = batch.loading
+    enhancers = loading.open(models, report)
     # Further devices are for pictures; a video is the first one's.
     spread = [job.model for job in together if job.kind == "picture"]
-    others = batch.loading.open_others(spread, report) if spread else []
+    others = loading.open_others(spread, report) if spread else []
     line("loaded")
     run(alone, enhancers, report, settings, video, choice, watch, overlap=False)
-    run(together, enhancers, report, settings, video, choice, watch, others=others)
+    run(
+        together,
+        enhancers,
+        report,
+        settings,
+        video,
+        choice,
+        watch,
+        overlap=loading.overlaps,
+        others=others,
+    )
 
 
 def _leave(*_: object) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import pickle
 import shutil
@@ -9,7 +10,7 @@ import shutil
 import pytest
 import references
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from llenhance import authors, checkpoints
 from llenhance.cli import import_weights
@@ -147,6 +148,52 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, damage):
         checkpoints.find(METHODS["dln"], str(path))
     assert "\n" not in str(error.value)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ("[]", "its metadata are no object"),
+        ('"dln"', "its metadata are no object"),
+        ('{"method": ["dln"]}', "weights for dln expected, found no method"),
+        ('{"method": "dln", "options": [1]}', "options are no object"),
+        ("[" * 100_000, "not a safetensors file"),
+        ("{", "not a safetensors file"),
+    ],
+)
+def test_odd_metadata_are_refused_in_one_line(tmp_path, metadata, said):
+    path = make(tmp_path)
+    save_file({"x": torch.zeros(1)}, path, {checkpoints.OWN_METADATA: metadata})
+    with pytest.raises(WeightsError, match=said) as error:
+        checkpoints.find(METHODS["dln"], str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [],
+        {},
+        {"dtype": "F32", "shape": [1], "data_offsets": [0]},
+        {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]},
+        {"dtype": "F32", "shape": [1], "data_offsets": ["a", "b"]},
+    ],
+    ids=str,
+)
+def test_odd_tensors_are_refused_in_one_line(tmp_path, row):
+    path = tmp_path / "odd.safetensors"
+    header = json.dumps({"x": row}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        checkpoints.read_header(path)
+
+
+def test_options_that_a_network_does_not_have_are_refused(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    method = METHODS["dln"]
+    checkpoints.save(path, method, method.build().state_dict(), {"colour": "blue"})
+    with pytest.raises(WeightsError, match="dln cannot be built with its options"):
+        checkpoints.build(method, checkpoints.find(method, str(path)))
 
 
 def test_weights_of_another_method_are_refused(tmp_path):

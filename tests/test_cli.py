@@ -136,6 +136,29 @@ def test_name_template(tmp_path):
     assert "no file name" in refused("photo.jpg", *FAST, "--name-template", "../x", cwd=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--name-template", "{nix}"), "name template '{nix}'"),
+        (("--name-template", "a/{stem}"), "no file name"),
+        (("--codec", "nix"), "no encoder 'nix' here"),
+    ],
+)
+@pytest.mark.usefixtures("photo")
+def test_a_wrong_word_is_told_where_it_is_not_used_too(tmp_path, words, said):
+    for output in (("-o", "out.png"), ("-o", "out/"), ("--dry-run", "-o", "out.png")):
+        assert said in refused("photo.jpg", *FAST, *words, *output, cwd=tmp_path)
+    assert everything(tmp_path) == ["photo.jpg"]
+
+
+def test_streams_have_no_time_of_change(photo, tmp_path):
+    text = refused(photo, *FAST, "--preserve-times", "-o", "-")
+    assert "--preserve-times goes with files" in text
+    data = photo.read_bytes()
+    text = refused("-", *FAST, "--preserve-times", "-o", tmp_path / "out.png", data=data)
+    assert "--preserve-times goes with files" in text
+
+
 @pytest.mark.usefixtures("photo")
 def test_all_methods_and_a_comparison(tmp_path):
     picture(tmp_path / "truth.png", seed=0)
@@ -222,6 +245,28 @@ def test_a_comparison_of_a_truncated_picture(tmp_path):
     cut.write_bytes(data[: len(data) * 2 // 3])
     ok("cut.jpg", *FAST, "--allow-truncated", "--compare", "sheet.png", cwd=tmp_path)
     assert size(tmp_path / "sheet.png")[0] > 300
+
+
+def test_a_comparison_holds_one_large_picture_at_a_time(tmp_path):
+    """Of seven, six as large as they are would be 72 MB."""
+    photo = picture(tmp_path / "photo.png", 2000, 2000)
+    code = """
+import sys, tracemalloc
+from pathlib import Path
+from llenhance import comparison, jobs, sheets
+from llenhance.plan import Job
+from llenhance.report import Report
+settings = jobs.Settings(1.0, None, {}, "auto", None, False)
+photo = Path(sys.argv[1])
+made = [Job(photo, photo, "picture", "dln")] * 6
+tracemalloc.start()
+comparison.write(made, Path(sys.argv[2]), None, settings, Report())
+print(tracemalloc.get_traced_memory()[1])
+"""
+    words = [sys.executable, "-c", code, photo, tmp_path / "sheet.png"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=TIMEOUT)
+    assert size(tmp_path / "sheet.png")[0] == 2400
+    assert int(done.stdout) < 70e6
 
 
 @pytest.mark.usefixtures("photo")
@@ -492,6 +537,29 @@ def test_a_full_standard_output_is_an_error(photo):
     assert b"No space left" in result.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what Linux opens")
+def test_too_few_open_files_are_not_the_fault_of_standard_output(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.png")
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12));"
+        "from llenhance.cli import main; main()"
+    )
+    words = [sys.executable, "-c", code, "in", *FAST]
+    done = subprocess.run(
+        words, cwd=tmp_path, capture_output=True, env=ENVIRONMENT, check=False, timeout=TIMEOUT
+    )
+    told = done.stderr.decode()
+    assert done.returncode == 1
+    assert "Too many open files" in told
+    assert "standard output" not in told
+    assert "Traceback" not in told
+
+
+def test_more_threads_than_any_machine_has(photo):
+    assert "--threads" in refused(photo, *FAST, "--threads", "99999999999")
+
+
 def test_a_reader_that_leaves_ends_the_run_quietly(tmp_path):
     picture(tmp_path / "big.png", 400, 600)
     process = subprocess.Popen(
@@ -608,6 +676,34 @@ def test_version_and_help():
     text = ok("--help").stdout.decode()
     for word in ("--alpha", "--scale", "--device", "methods", "train", "Exit status"):
         assert word in text
+
+
+def test_an_encoding_that_lacks_letters(tmp_path):
+    picture(tmp_path / "фото.jpg")
+    latin = {"PYTHONIOENCODING": "latin-1"}
+    assert b"jpg, png, tif, \\u2026" in ok("--help", **latin).stdout
+    for command in (["train", "--help"], ["evaluate", "--help"], ["methods"]):
+        ok(*command, **latin)
+    told = ok("фото.jpg", "--dry-run", cwd=tmp_path, **latin).stdout
+    assert b"\\u0444\\u043e\\u0442\\u043e.jpg" in told
+
+
+def test_doctor_finds_what_drivers_raise(monkeypatch, capsys):
+    from llenhance import doctor, enhancer
+
+    def broken(name, **options):
+        if options["engine"] == "torch":
+            raise RuntimeError("CUDA error: no kernel image\nmany lines of advice")
+        return enhancer.load(name, **options)
+
+    monkeypatch.setattr(doctor, "load", broken)
+    monkeypatch.setattr(doctor, "METHODS", {"lightweight": doctor.METHODS["lightweight"]})
+    monkeypatch.setattr(doctor, "cuda_devices", lambda: 0)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert doctor.examine()
+    told = capsys.readouterr().out
+    assert "no: CUDA error: no kernel image" in told
+    assert "advice" not in told
 
 
 def test_doctor():

@@ -63,12 +63,12 @@ def folders(path):
     return "--low", path / "low", "--high", path / "high"
 
 
-def real(*arguments):
+def real(*arguments, **environment):
     """The real command; (status, stdout, stderr)."""
     result = subprocess.run(
         [sys.executable, "-m", "llenhance", "evaluate", *map(str, arguments)],
         capture_output=True,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | environment,
         text=True,
         check=False,
         timeout=300,
@@ -203,6 +203,26 @@ def test_an_equal_picture_is_infinite_in_csv_and_null_in_json(pairs, command):
     rows = [json.loads(line, parse_constant=pytest.fail) for line in out.splitlines()]
     assert {row["psnr"] for row in rows if row["method"] == "high"} == {None}
     assert {row["ssim"] for row in rows if row["method"] == "high"} == {1}
+
+
+def test_a_name_that_is_in_no_encoding_is_a_row_of_csv(pairs):
+    for folder, suffix in (("low", "bmp"), ("high", "png")):
+        old = os.fsencode(pairs / folder / f"b.{suffix}")
+        os.rename(old, old.replace(b"b." + suffix.encode(), b"b\xff." + suffix.encode()))
+    status, out, _ = real(*FAST, *folders(pairs), "--csv", PYTHONIOENCODING="utf-8")
+    assert status == 0
+    assert {image for image, _ in table(out)} == {"b\\udcff", "c", "d"}
+
+
+@pytest.mark.parametrize("name", ["input", "gamma 2.2", "lightweight"])
+def test_predictions_are_told_from_what_has_a_row_anyway(pairs, command, monkeypatch, name):
+    (pairs / "high").rename(pairs / name)
+    monkeypatch.chdir(pairs)
+    given = (*FAST, "--low", "low", "--high", name, "--pred", name, "--csv")
+    _, out, _ = command(*given)
+    methods = [row["method"] for row in csv.DictReader(io.StringIO(out)) if row["image"] == "b"]
+    assert len(methods) == len(set(methods)) == 5
+    assert str(pairs / name) in methods
 
 
 def test_histogram_equalisation_is_of_the_luma():
@@ -450,6 +470,8 @@ def test_no_pair_at_all_is_refused_in_one_line(tmp_path):
         (["dln", "--dark", "low", "--json", "--csv"], "one of --json"),
         (["dln", "--dark", "low", "--scale", "2"], "neid has it"),
         (["dln", "--dark", "low", "--sheet", "sheet.txt"], "sheet.txt"),
+        (["dln", "--dark", "low", "--sheet", "link.png"], "link.png exists"),
+        (["dln", "--dark", "low", "--sheet", "n" * 300 + ".png"], "the name is too long"),
         (["dln", "--dark", "low", "--niqe-model", "nix.npz"], "nix.npz"),
         (["dln", "--synthetic", "low"], "dln has no such control"),
         (["residual", "--synthetic", "low", "--pred", "low"], "--pred"),
@@ -464,6 +486,7 @@ def test_refusals(arguments, said, tmp_path, monkeypatch, command):
     save(tmp_path / "twice" / "x.png", scene(0, 24, 32))
     save(tmp_path / "twice" / "x.bmp", scene(0, 24, 32))
     (tmp_path / "empty").mkdir()
+    (tmp_path / "link.png").symlink_to("nowhere.png")
     (tmp_path / "s.tsv").write_text("stem\tscene\tsplit\na\t1\ttrain\n")
     (tmp_path / "t.tsv").write_text("a\nb\n")
     with pytest.raises(Refusal) as refusal:

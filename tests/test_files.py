@@ -1,5 +1,6 @@
 """Finding files, and giving finished ones their names."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 
 from llenhance.errors import MediaError, Refusal
 from llenhance.media import files
+
+LOCKS = pytest.mark.skipif(os.name == "nt", reason="no locks here")
 
 
 def names(folder):
@@ -112,20 +115,120 @@ except MediaError as error:
     assert names(tmp_path) == []
 
 
+def publishing(folder):
+    """A process that publishes into a folder, has written its temporary file and waits."""
+    code = """
+import sys
+from pathlib import Path
+from llenhance.media import files
+with files.publish(Path(sys.argv[1]) / "out.bin", overwrite=False) as temporary:
+    temporary.write_bytes(b"new")
+    print("written", flush=True)
+    sys.stdin.readline()
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"written\n"
+    return process
+
+
+@LOCKS
 def test_sweep_removes_what_a_killed_run_left(tmp_path):
-    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
-                          capture_output=True, text=True, check=True).stdout.strip()  # fmt: skip
-    for name in (
-        f"{files.PREFIX}{gone}-00aa{files.SUFFIX}",
-        f"{files.PREFIX}{os.getpid()}-00bb{files.SUFFIX}",
-        f"{files.PREFIX}{10**30}-00cc{files.SUFFIX}",
-        ".llenhance-notes.txt",
+    with publishing(tmp_path) as killed:
+        killed.kill()
+    left = names(tmp_path)
+    assert len(left) == 1
+    kept = [
+        f"{files.PREFIX}notes.txt",
         "other.tmp",
-    ):
+    ]
+    for name in kept:
         (tmp_path / name).write_bytes(b"")
+    # In a container it may have had the number of a process that lives here, or the number 1.
+    for number in (os.getpid(), 1):
+        (tmp_path / f"{files.PREFIX}{number}-00aa{files.SUFFIX}").write_bytes(b"")
+        (tmp_path / f"{files.PREFIX}{number}-00bb{files.SUFFIX}").mkdir()
+        kept.append(f"{files.PREFIX}{number}-00bb{files.SUFFIX}")
     files.sweep(tmp_path)
-    assert f"{files.PREFIX}{gone}-00aa{files.SUFFIX}" not in names(tmp_path)
-    assert len(names(tmp_path)) == 4
+    assert names(tmp_path) == sorted(kept)
+
+
+@LOCKS
+def test_sweep_leaves_what_is_being_written(tmp_path, monkeypatch):
+    """Whoever writes it: seen from another container, no such process lives."""
+    with publishing(tmp_path) as other, files.publish(tmp_path / "b", overwrite=False) as own:
+        own.write_bytes(b"own")
+        monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(ProcessLookupError()))
+        files.sweep(tmp_path)
+        assert len(names(tmp_path)) == 2
+        other.communicate(b"\n")
+    assert names(tmp_path) == ["b", "out.bin"]
+    assert (tmp_path / "out.bin").read_bytes() == b"new"
+
+
+@LOCKS
+def test_a_file_that_is_swept_before_it_is_locked_is_begun_again(tmp_path, monkeypatch):
+    lock, swept = files._lock, []
+
+    def late(descriptor):
+        if not swept:
+            swept.append(True)
+            files.sweep(tmp_path)
+        return lock(descriptor)
+
+    monkeypatch.setattr(files, "_lock", late)
+    with files.publish(tmp_path / "a", overwrite=False) as temporary:
+        temporary.write_bytes(b"x")
+    assert names(tmp_path) == ["a"]
+
+
+@LOCKS
+def test_without_locks_files_are_written_and_nothing_is_swept(tmp_path, monkeypatch):
+    import fcntl
+
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with files.publish(tmp_path / "a", overwrite=False) as temporary:
+        temporary.write_bytes(b"x")
+        files.sweep(tmp_path)
+    assert (tmp_path / "a").read_bytes() == b"x"
+
+
+def test_what_is_written_of_a_private_file_is_private_all_the_time(tmp_path):
+    source = tmp_path / "in.bin"
+    source.write_bytes(b"x")
+    for mode, least in ((0o600, 0o600), (0o640, 0o640), (0o400, 0o600), (0o755, 0o644)):
+        source.chmod(mode)
+        with files.publish(tmp_path / "out.bin", overwrite=True, like=source) as temporary:
+            temporary.write_bytes(b"y")
+            assert temporary.stat().st_mode & 0o777 & ~least == 0
+        assert (tmp_path / "out.bin").stat().st_mode & 0o777 == mode
+
+
+def test_permissions_and_times_that_cannot_be_had_are_told(tmp_path, monkeypatch):
+    """As on a file system that knows none, mounted by another user."""
+    source = tmp_path / "in.bin"
+    source.write_bytes(b"x")
+    source.chmod(0o600)
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(os, "utime", refuse)
+    told = []
+    with files.publish(
+        tmp_path / "out.bin", overwrite=False, like=source, times=True, tell=told.append
+    ) as temporary:
+        temporary.write_bytes(b"y")
+    assert (tmp_path / "out.bin").stat().st_mode & 0o777 == 0o600
+    assert told == [
+        "its permissions are not kept: Operation not permitted",
+        "its time of change is not kept: Operation not permitted",
+    ]
 
 
 def test_walk_passes_over_hidden_and_system_files(tmp_path):

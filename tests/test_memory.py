@@ -227,6 +227,59 @@ def test_a_bound_holds_for_the_whole_command(name, limit, tmp_path):
     assert np.abs(tight - wide).max() <= 1
 
 
+@LINUX
+@pytest.mark.parametrize("words", [(), ("--fast",)], ids=["whole", "fast"])
+def test_a_bound_that_does_for_a_picture_does_for_many(words, tmp_path):
+    """They are not read and written beside each other, nor is what the engine keeps counted again
+    for each."""
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        photo = np.repeat(np.repeat(dark(750, 1000, number), 4, 0), 4, 1)
+        Image.fromarray(photo).save(tmp_path / "in" / f"{number}.jpg")
+    code = (
+        "import resource\n"
+        "from llenhance.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)\n"
+    )
+    options = ("-m", "lightweight", "--max-memory", "340M", "--threads", 1, "--device", "cpu")
+    done = python(code, tmp_path / "in", "-o", tmp_path / "out", *options, *words)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 3
+    assert int(done.stdout) <= 340 << 20
+
+
+def test_a_fast_picture_that_cannot_stay_within_the_bound_is_refused():
+    enhancer = load("lightweight", device="cpu", threads=2)
+    image = np.zeros((4000, 6000, 3), np.uint8)
+    memory.trim()  # what tests before this one have left
+    enhancer.budget.max_memory = (memory.resident() or 0) + (150 << 20)
+    with pytest.raises(LLEnhanceError, match=r"6000x4000 pixels take .*[GM]B, more than the max"):
+        enhancer.enhance(image, fast=True)
+    enhancer.budget.max_memory += 300 << 20
+    assert enhancer.enhance(image, fast=True).shape == image.shape
+
+
+@LINUX
+def test_a_fast_picture_in_floats_takes_no_more_than_is_counted():
+    code = PEAK + (
+        "import re, numpy as np\n"
+        "from llenhance import load, memory\n"
+        "e = load('lightweight', device='cpu', threads=2)\n"
+        "image = np.full((1500, 2000, 3), 1.1, np.float32)\n"
+        "e.budget.max_memory = memory.resident() + (1 << 20)\n"
+        "try: e.enhance(image, fast=True)\n"
+        "except Exception as error: told = int(re.search(r'take (\\d+) MB', str(error))[1])\n"
+        "e.budget.max_memory = told * 1_000_000 + 1_000_000\n"
+        "e.enhance(image, fast=True)\n"
+        "print(held() / e.budget.max_memory)\n"
+    )
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert 0.5 < float(done.stdout) <= 1
+
+
 def test_a_picture_that_cannot_stay_within_the_bound_is_refused():
     enhancer = load("lightweight", device="cpu", threads=2)
     enhancer.budget.max_memory = (memory.resident() or 0) + (100 << 20)

@@ -2,7 +2,10 @@
 
 import os
 import sys
+from pathlib import Path
 
+import av
+import clips
 import cv2
 import numpy as np
 import pytest
@@ -128,6 +131,44 @@ def test_a_pattern_does_not_take_what_an_earlier_run_made(pattern):
 def test_a_pattern_that_matches_outputs_alone_matches_nothing():
     make("out/a.png")
     assert plan("**/*.png", output="out").failures == [("**/*.png", "nothing matches this pattern")]
+
+
+def sound(path, codec):
+    with av.open(path, "w") as file:
+        stream = file.add_stream(codec, rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.float32), "fltp", "mono")
+        frame.rate = 48000
+        for packet in [*stream.encode(frame), *stream.encode()]:
+            file.mux(packet)
+
+
+def test_sound_and_source_code_in_a_folder_are_passed_over():
+    """Named one by one they are taken at their name, and fail."""
+    make("in/a.jpg")
+    Path("in/index.ts").write_text("import { x } from 'y';\n" * 20)
+    Path("in/global.ts").write_text("Globals.ready = true;\n" * 20)
+    Path("in/short.ts").write_text("let x;\n")
+    sound("in/song.ogg", "libopus")
+    sound("in/speech.opus", "libopus")
+    sound("in/memo.m4a", "aac")
+    sound("in/music.mka", "aac")
+    assert targets("in") == [("in/a.jpg", "out/a.jpg")]
+    assert targets("in/*") == [("in/a.jpg", "out/a.jpg")]
+    assert [job.kind for job in plan("in/index.ts", "in/song.ogg").jobs] == ["video", "video"]
+
+
+def test_videos_in_a_folder_that_could_be_something_else():
+    Path("in").mkdir()
+    for name, codec in (("a.ts", "mpeg2video"), ("b.m2ts", "mpeg2video"), ("d.mp4", "mpeg4")):
+        clips.clip(Path("in") / name, codec=codec, frames=3, audio=["aac"])
+    packets = Path("in/a.ts").read_bytes()
+    Path("in/c.ts").write_bytes(  # with a time before each packet
+        b"".join(bytes(4) + packets[at : at + 188] for at in range(0, len(packets), 188))
+    )
+    # Its streams begin in any order.
+    theora = b"OggS" + bytes(24) + b"\x80theora" + bytes(50)
+    Path("in/e.ogg").write_bytes(b"OggS" + bytes(24) + b"\x01vorbis" + bytes(50) + theora)
+    assert len(targets("in")) == 5
 
 
 def test_a_pattern_may_write_beside_what_it_reads():

@@ -148,3 +148,16 @@ def test_what_is_no_picture_is_refused():
         sheets.grid([("x", flat(0))], columns=0)
     with pytest.raises(LLEnhanceError, match="do not fit"):
         sheets.grid([(str(i), flat(i)) for i in range(5)], columns=5, width=80)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize(("height", "width"), [(1400, 2500), (2000, 700), (60, 3000), (100, 150)])
+def test_pictures_narrowed_beforehand_give_the_same_page(count, height, width):
+    """Pages are made of large pictures one at a time."""
+    rng = np.random.default_rng(0)
+    tiles = [(f"{i}", rng.integers(0, 256, (height, width, 3), dtype=np.uint8)) for i in range(2)]
+    tiles += tiles[:1] * (count - 2)
+    most = sheets.tile_width(count, tiles[0][1])
+    narrowed = [(label, sheets.narrowed(picture, most)) for label, picture in tiles]
+    assert all(picture.shape[1] == min(width, most) for _, picture in narrowed)
+    np.testing.assert_array_equal(sheets.grid(narrowed), sheets.grid(tiles))

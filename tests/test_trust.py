@@ -194,6 +194,50 @@ def test_what_a_killed_worker_leaves_is_removed(batch):
     assert leftovers(batch) == []
 
 
+ANOTHER_RUN = """
+from llenhance.media import files
+
+rename = files._rename_to_free
+
+def odd(temporary, target):
+    if target.name.startswith("1."):
+        target.write_bytes(b"another run's")
+    rename(temporary, target)
+
+files._rename_to_free = odd
+
+if __name__ == "__main__":
+    from llenhance.cli import main
+    main()
+"""
+
+
+@pytest.mark.parametrize("several", [True, False])
+@pytest.mark.parametrize("kind", ["picture", "video"])
+def test_two_runs_that_skip_what_exists_share_a_folder(batch, kind, several):
+    """What another run made in the meantime is skipped, as if it had been there before."""
+    (batch / "crashing.py").write_text(ANOTHER_RUN)
+    if kind == "video":
+        (batch / "in" / "1.png").unlink()
+        clips.clip(batch / "in" / "1.mp4", frames=3)
+    name = "1.png" if kind == "picture" else "1.mp4"
+    words = ["in"] if several else [f"in/{name}"]
+    for policy, status in (("skip", 0), ("error", 1)):
+        out = f"out-{policy}/"
+        result = subprocess.run(
+            [sys.executable, "crashing.py", *words, *FAST, "-o", out, "--on-exists", policy, "-v"],
+            cwd=batch, capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=120,
+        )  # fmt: skip
+        assert result.returncode == status, result.stderr
+        assert (batch / out / name).read_bytes() == b"another run's"
+        told = f"{out}{name}"
+        if policy == "skip":
+            assert f"in/{name}: skipped, {told} has appeared meanwhile" in result.stderr
+        else:
+            assert f"in/{name}: cannot write {told}: the file exists" in result.stderr
+        assert leftovers(batch) == []
+
+
 def test_a_crash_ends_all_methods_of_its_file_only(batch):
     spoil(batch, "0.png", b"ABORT")
     result = crashing(batch, "in", "-m", "lightweight,residual", "-o", "out")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import MediaError, Refusal
+from ..errors import Appeared, MediaError, Refusal
 
 PREFIX, SUFFIX = ".llenhance-", ".tmp"  # of temporary files: hidden, short, recognisable
 SYSTEM = {"thumbs.db", "desktop.ini", "icon\r"}
@@ -39,6 +39,9 @@ VIDEO_SUFFIXES = frozenset(
         ".y4m",
     ]
 )
+# How streams in Ogg begin, all of them at the beginning of the file.
+OGG_SOUND = (b"\x01vorbis", b"OpusHead", b"\x7fFLAC", b"Speex   ")
+OGG_VIDEO = (b"\x80theora", b"OVP80", b"BBCD\0", b"\x01video")
 # Containers that videos are written to: suffix -> FFmpeg's name for the muxer.
 CONTAINERS = {".mkv": "matroska", ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".webm": "webm"}
 
@@ -157,6 +160,21 @@ def is_video(path: Path, start: bytes) -> bool:
     )
 
 
+def is_something_else(path: Path, start: bytes) -> bool:
+    """Whether a file that :func:`is_video` takes is hardly one, by its first 4096 bytes: TypeScript
+    and not a transport stream, or a container of sound alone."""
+    if start[4:8] == b"ftyp":
+        return start[8:12] in (b"M4A ", b"M4B ", b"M4P ")
+    if start.startswith(b"OggS"):
+        return any(s in start for s in OGG_SOUND) and not any(v in start for v in OGG_VIDEO)
+    if path.suffix.lower() == ".ts":  # its packets, of 188 bytes or 192 in the other form, begin so
+        return not any(
+            start[at : at + 1] == b"G" and start[at + size : at + size + 1] in (b"G", b"")
+            for at, size in ((0, 188), (4, 192))
+        )
+    return path.suffix.lower() == ".mka"
+
+
 def same(a: Path, b: Path) -> bool:
     """Whether both names lead to one file, through links too."""
     try:
@@ -166,49 +184,67 @@ def same(a: Path, b: Path) -> bool:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what earlier runs left when they were killed; files of running ones stay."""
+    """Remove what earlier runs left when they were killed. Files of running ones, also of those in
+    other containers and on other hosts, are locked by them and stay."""
     with suppress(OSError):
         for entry in os.scandir(folder):
-            if not (entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX)):
-                continue
-            owner = entry.name.removeprefix(PREFIX).partition("-")[0]
-            if owner.isdecimal() and not _alive(int(owner)):
+            if entry.name.startswith(PREFIX) and entry.name.endswith(SUFFIX):
                 with suppress(OSError):
-                    os.unlink(entry.path)
+                    _remove_unlocked(entry.path)
 
 
-def _alive(pid: int) -> bool:
-    if os.name == "nt":  # os.kill would end it; leave the file rather than guess
-        return True
+def _remove_unlocked(path: str) -> None:
+    """Remove a file that nobody has locked; raises OSError for one that is, or may be."""
+    how = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK if os.name != "nt" else 0
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        descriptor = os.open(path, os.O_RDWR | how)  # where locks go over the network: to write
+    except PermissionError:  # it has the permissions of a read-only original
+        descriptor = os.open(path, os.O_RDONLY | how)
+    try:
+        if _lock(descriptor):
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock a file as long as it is open; False where the system has no locks. Raises OSError where
+    it is taken, or on a file system without locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which does not rename a file that is open either
         return False
-    except (OSError, OverflowError):  # another user's process; a number that none has
-        pass
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return True
 
 
 @contextmanager
 def publish(
-    target: Path, *, overwrite: bool, like: Path | None = None, times: bool = False
+    target: Path,
+    *,
+    overwrite: bool,
+    like: Path | None = None,
+    times: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Path]:
     """Give a temporary name beside ``target``; when the block ends well, it becomes ``target``.
 
-    The target appears whole by rename, synced to disk, with the permissions of ``like`` and, with
-    ``times``, its time of change. When the block raises, or the target has appeared meanwhile and
-    may not be overwritten, nothing is left behind. Raises MediaError with a reason for what the
-    disk refuses.
+    The file is there, empty, and open to no more people than ``like``. The target appears whole by
+    rename, synced to disk, with the permissions of ``like`` and, with ``times``, its time of
+    change; ``tell`` hears where the file system takes them not. When the block raises, or the
+    target has appeared meanwhile and may not be overwritten, nothing is left behind. Raises
+    Appeared in that case, and MediaError with a reason for what the disk refuses.
     """
-    temporary = target.parent / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+    try:
+        temporary, descriptor = _begun(target.parent, like)
+    except OSError as error:
+        raise MediaError(_told(error, target)) from None
     try:
         yield temporary
         with temporary.open("rb+") as file:  # before it is as read-only as its original may be
             os.fsync(file.fileno())
         if like is not None:
-            os.chmod(temporary, like.stat().st_mode & 0o777)
-            if times:
-                copy_times(like, temporary)
+            _resemble(temporary, like, times, tell)
         if overwrite:
             os.replace(temporary, target)
         else:
@@ -217,8 +253,46 @@ def publish(
     except OSError as error:
         raise MediaError(_told(error, target)) from None
     finally:
+        if descriptor is not None:
+            os.close(descriptor)
         with suppress(OSError):
             temporary.unlink()
+
+
+def _begun(folder: Path, like: Path | None) -> tuple[Path, int | None]:
+    """(a new temporary file, the descriptor that it stays locked by); raises OSError."""
+    mode = 0o666 if like is None else 0o600
+    if like is not None:
+        with suppress(OSError):
+            mode |= like.stat().st_mode & 0o666
+    while True:
+        path = folder / f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            if not _lock(descriptor):
+                os.close(descriptor)
+                return path, None
+            if path.exists():
+                return path, descriptor
+        except BlockingIOError:
+            pass
+        except OSError:  # a file system without locks, where nothing is swept
+            return path, descriptor
+        os.close(descriptor)  # another run swept it before it was locked
+
+
+def _resemble(path: Path, like: Path, times: bool, tell: Callable[[str], None]) -> None:
+    """Give a file the permissions of another, and its times; where it cannot have them, as on some
+    file systems of cameras and other systems, it is as good without."""
+    try:
+        os.chmod(path, like.stat().st_mode & 0o777)
+    except OSError as error:
+        tell(f"its permissions are not kept: {error.strerror or error}")
+    if times:
+        try:
+            copy_times(like, path)
+        except OSError as error:
+            tell(f"its time of change is not kept: {error.strerror or error}")
 
 
 def copy_times(source: Path, target: Path) -> None:
@@ -235,13 +309,14 @@ def _told(error: OSError, target: Path) -> str:
 
 def _rename_to_free(temporary: Path, target: Path) -> None:
     """Rename without replacing: a hard link fails where the name is taken, a rename would not."""
+    taken = Appeared(target)
     try:
         os.link(temporary, target)
     except FileExistsError:
-        raise
+        raise taken from None
     except OSError:  # a file system without links
         if target.exists():
-            raise FileExistsError(errno.EEXIST, "the file exists") from None
+            raise taken from None
         os.replace(temporary, target)
 
 

@@ -13,7 +13,7 @@ import click
 from ..errors import Refusal
 from ..media import files
 from ..methods import METHODS
-from ..options import Number
+from ..options import THREADS, Number
 
 if TYPE_CHECKING:
     from .data import Data
@@ -100,7 +100,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="auto is bf16 where the processor has it and the recipe allows it.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. [default: all]")
+@click.option("--threads", type=click.IntRange(1, THREADS), help="CPU threads. [default: all]")
 @click.option("--from", "start", metavar="FILE", help="Start from these .safetensors weights.")
 @click.option("--resume", is_flag=True, help="Go on from the run's checkpoint.")
 def train(
