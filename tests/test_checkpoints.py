@@ -28,10 +28,15 @@ def make(folder, name="dln", stem=None):
 
 # --- what ships -----------------------------------------------------------------------------------
 
+EVERY_SET = pytest.mark.parametrize(
+    ("method", "name"),
+    [pytest.param(m, s, id=f"{m.name}-{s}") for m in METHODS.values() for s in checkpoints.sets(m)],
+)
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
-def test_shipped_weights_are_whole(method):
-    weights = checkpoints.find(method)
+
+@EVERY_SET
+def test_shipped_weights_are_whole(method, name):
+    weights = checkpoints.find(method, name)
     sums = checkpoints.checksums(weights.path.parent / "SHA256SUMS")
     assert sums[weights.path.name] == weights.digest
     for scale in method.scales:
@@ -42,10 +47,10 @@ def test_shipped_weights_are_whole(method):
     assert checkpoints.sets(method)[0] == "general"
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
-def test_graphs_hold_no_numbers_of_their_own(method):
+@EVERY_SET
+def test_graphs_hold_no_numbers_of_their_own(method, name):
     onnx = pytest.importorskip("onnx")
-    weights = checkpoints.find(method)
+    weights = checkpoints.find(method, name)
     for scale in method.scales:
         graph = onnx.load(weights.graph(method, scale), load_external_data=False).graph
         outside = {
@@ -56,9 +61,9 @@ def test_graphs_hold_no_numbers_of_their_own(method):
             if tensor.data_location == onnx.TensorProto.EXTERNAL
         }
         kernels = {k for k, v in weights.tensors.items() if len(v.shape) > 1}
-        assert {name.removesuffix(".half") for name in outside} >= kernels
-        for name, place in outside.items():
-            entry = weights.tensors[name.removesuffix(".half")]
+        assert {key.removesuffix(".half") for key in outside} >= kernels
+        for key, place in outside.items():
+            entry = weights.tensors[key.removesuffix(".half")]
             assert place["location"] == weights.path.name
             assert (int(place["offset"]), int(place["length"])) == (entry.offset, entry.length)
         inside = sum(

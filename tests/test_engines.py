@@ -25,13 +25,14 @@ def every():
     """Every engine of a method in fp32, opened once; torch, which the others follow, is first."""
     opened = {}
 
-    def get(name):
-        if name not in opened:
+    def get(name, weights=None):
+        if (name, weights) not in opened:
             kinds = sorted(ON_CPU, key=lambda kind: kind != "torch")
-            opened[name] = [
-                load(name, engine=kind, device="cpu", precision="fp32") for kind in kinds
+            opened[name, weights] = [
+                load(name, engine=kind, device="cpu", precision="fp32", weights=weights)
+                for kind in kinds
             ]
-        return opened[name]
+        return opened[name, weights]
 
     return get
 
@@ -66,6 +67,16 @@ def test_engines_agree(every, method, size, rng):
         for other in others:
             assert other.shape == first.shape
             assert np.abs(first - other).max() < 1 / 255
+
+
+def test_the_mild_set_agrees_and_leaves_bright_pictures_nearly_alone(every, rng):
+    image = (96 + 2 * dark_scene(60, 90, rng)).astype(np.float32) / 255
+    first, *others = (e.enhance(image) for e in every("lightweight", "mild"))
+    for other in others:
+        assert np.abs(first - other).max() < 1 / 255
+    general = every("lightweight")[0].enhance(image)
+    assert 2 * np.abs(first - image).mean() < np.abs(general - image).mean()
+    assert (first >= image - 1e-6).all()
 
 
 @pytest.mark.skipif(not real_dark_photos(1), reason="no real photos beside this checkout")

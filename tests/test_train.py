@@ -17,6 +17,7 @@ from llenhance.train import losses, schedules
 from llenhance.train.batches import (
     draw_compressed_pairs,
     draw_less_modelled,
+    draw_mild_pairs,
     draw_modelled,
     draw_pairs,
     draw_unpaired,
@@ -39,7 +40,7 @@ from llenhance.train.data import (
     with_lamps,
 )
 from llenhance.train.paper import PAPER
-from llenhance.train.recipes import RECIPES
+from llenhance.train.recipes import MILD, RECIPES
 from llenhance.train.unpaired import dark_and_normal
 
 
@@ -343,9 +344,11 @@ def test_schedule_warms_up_and_decays():
 # --- recipes and runs -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_run_moves_every_shipped_parameter_and_writes_weights(name, data, tmp_path):
-    run = trainer(name, data, tmp_path, steps=3)
+@pytest.mark.parametrize(
+    ("table", "name"), [(table, name) for table in (RECIPES, MILD) for name in table]
+)
+def test_a_run_moves_every_shipped_parameter_and_writes_weights(table, name, data, tmp_path):
+    run = trainer(name, data, tmp_path, steps=3, recipe=table[name])
     before = {k: v.clone() for k, v in run.modules["network"].named_parameters()}
     rows = []
     run.fit(lambda _t, row: rows.append(row))
@@ -566,6 +569,24 @@ def test_lightweight_sees_real_pairs_as_jpeg_leaves_them(data):
         assert torch.equal(plain["high"], seen["high"])
         changed += int((plain["low"] != seen["low"]).flatten(1).any(1).sum())
     assert 0.15 < changed / 160 < 0.45
+
+
+def test_half_of_the_mild_inputs_are_bright_and_half_have_lamps(data):
+    """A tenth of 0.9 in real lows, at least two thirds in bright ones: lamps are seen in both."""
+    data.normal = [np.full((72, 96, 3), 230, np.uint8)]
+    data.pairs = [Pair("a", "a", data.normal[0] // 10, data.normal[0])]
+    data.shares, rng = [1.0], np.random.default_rng(0)
+    batch = draw_mild_pairs(data, View(32, 48, 200), rng)
+    low, high = (batch[key].flatten(1) for key in ("low", "high"))
+    darkest = low.quantile(0.02, 1)
+    assert 0.4 < (darkest > 0.5).float().mean() < 0.65  # a lamp may light all of a picture
+    lamps = (high.amax(1) - 230 / 255) > 1e-3
+    assert 0.35 < lamps.float().mean() < 0.6
+    assert low.max() <= 1
+    assert high.max() <= 1
+    beside = (batch["high"] - batch["low"])[lamps & (darkest < 0.2)]
+    assert beside.min() > -0.25  # what JPEG does at the edge of a lamp
+    assert beside.median() > 0.5
 
 
 def test_uneven_light_keeps_the_order_of_what_is_lit():

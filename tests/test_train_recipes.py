@@ -375,6 +375,7 @@ def command(folder, out, *more):
     [
         (["--without", "tv"], "no 'tv' in lightweight --recipe default: it has nothing"),
         (["--recipe", "paper", "--without", "tv"], "--recipe paper: it has calibration"),
+        (["--recipe", "mild", "--without", "tv"], "--recipe mild: it has nothing"),
         (["--vgg16", "x"], "lightweight --recipe default compares no features"),
         (["--recipe", "paper", "--vgg16", "nowhere.pth"], "nowhere.pth: No such file"),
         (["--device", "toaster"], "device toaster"),
@@ -397,6 +398,13 @@ def test_wrong_requests_are_refused_before_the_first_step(folder, tmp_path, argu
         train.main(
             command(folder, tmp_path / "run", "--steps", "2", *arguments), standalone_mode=False
         )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_a_method_has_not_is_refused(folder, tmp_path):
+    given = ["dln", "--recipe", "mild", *command(folder, tmp_path / "run", "--steps", "2")[1:]]
+    with pytest.raises(Refusal, match="dln has no mild recipe"):
+        train.main(given, standalone_mode=False)
     assert not (tmp_path / "run").exists()
 
 

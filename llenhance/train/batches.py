@@ -51,29 +51,40 @@ def _made_pair(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
     return low, np.minimum(wanted, np.float32(1))
 
 
+def _real_pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high) of a pair that was given, by the shares of the folders."""
+    shares = np.asarray(data.shares) / sum(data.shares)
+    pair = data.pairs[rng.choice(len(shares), p=shares)]
+    low, high = cut([pair.low, pair.high], view, rng)
+    return low, high
+
+
+def _normal(data: Data, view: View, rng: np.random.Generator) -> np.ndarray:
+    """A normal picture; highs of pairs are such too."""
+    source = int(rng.integers(len(data.normal) + len(data.pairs)))
+    extra = source - len(data.normal)
+    (high,) = cut([data.pairs[extra].high if extra >= 0 else data.normal[source]], view, rng)
+    return high
+
+
+def _bright_pair(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(low, high) with at most a third of the light gone: it must come back nearly unchanged."""
+    low = high * np.float32(rng.uniform(0.67, 1))
+    return np.round(low * 255).astype(np.float32) / np.float32(255), high
+
+
 def _pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(low, high): eleven in sixteen real, four made from a normal picture, one bright.
 
     A third of the real ones are shown at another exposure: how light the high one is must be
     decided by what is seen, not by how dark the low one is.
-
-    A bright input is a normal picture with at most a third of its light gone: it must come back
-    nearly unchanged.
     """
     kind = rng.random()
     if kind < 11 / 16 or not data.normal:
-        shares = np.asarray(data.shares) / sum(data.shares)
-        pair = data.pairs[rng.choice(len(shares), p=shares)]
-        low, high = cut([pair.low, pair.high], view, rng)
+        low, high = _real_pair(data, view, rng)
         return (rexpose(low, rng) if rng.random() < 1 / 3 else low), high
-    # Highs of pairs are normal pictures too.
-    source = int(rng.integers(len(data.normal) + len(data.pairs)))
-    extra = source - len(data.normal)
-    (high,) = cut([data.pairs[extra].high if extra >= 0 else data.normal[source]], view, rng)
-    if kind < 15 / 16:
-        return _made_pair(high, rng)
-    low = high * np.float32(rng.uniform(0.67, 1))
-    return np.round(low * 255).astype(np.float32) / np.float32(255), high
+    high = _normal(data, view, rng)
+    return (_made_pair if kind < 15 / 16 else _bright_pair)(high, rng)
 
 
 def _pairs(
@@ -93,6 +104,27 @@ def draw_compressed_pairs(data: Data, view: View, rng: np.random.Generator) -> B
     """``draw_pairs`` with three lows in ten as JPEG leaves them, the real ones too."""
     lows, highs = _pairs(data, view, rng)
     lows = [compressed(low, rng) if rng.random() < 0.3 else low for low in lows]
+    return {"low": to_tensor(lows), "high": to_tensor(highs)}
+
+
+def draw_mild_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
+    """Half real pairs, half bright inputs; half of each with lamps, three lows in ten as JPEG.
+
+    The light of the lamps is in the low picture and in the high one: what is beside a lamp is to be
+    as light as without it.
+    """
+    night = np.zeros((view.height, view.width, 3), np.float32)
+    lows, highs = [], []
+    for _ in range(view.batch):
+        if rng.random() < 0.5:
+            low, high = _real_pair(data, view, rng)
+        else:
+            low, high = _bright_pair(_normal(data, view, rng), rng)
+        if rng.random() < 0.5:
+            light = np.float32(np.exp(rng.uniform(np.log(0.03), 0))) * with_lamps(night, rng)
+            low, high = (np.minimum(x + light, np.float32(1)) for x in (low, high))
+        lows.append(compressed(low, rng) if rng.random() < 0.3 else low)
+        highs.append(high)
     return {"low": to_tensor(lows), "high": to_tensor(highs)}
 
 

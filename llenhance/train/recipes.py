@@ -30,6 +30,7 @@ from .batches import (
     Draw,
     draw_compressed_pairs,
     draw_less_modelled,
+    draw_mild_pairs,
     draw_modelled,
     draw_pairs,
     draw_unpaired_and_lit,
@@ -145,6 +146,16 @@ def lightweight_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
         "grey": 0.01 * spread.mean(),
         "black": 2 * losses.colour_of_black(output, low),
     }
+
+
+def mild_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
+    """The same; a network that leaves bright places alone draws a dark ring around lamps.
+
+    ``losses.reversal`` is there against that ring, in blocks that are smaller than it is wide.
+    """
+    terms = lightweight_losses(modules, batch, off)
+    output = modules["network"](batch["low"])
+    return terms | {"reversal": 50 * losses.reversal(output, batch["low"], 4)}
 
 
 def residual_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
@@ -390,4 +401,15 @@ RECIPES = {
         ideas=("attention", "local", "sfp", "color"),
         comparison_only=frozenset({"attention"}),
     ),
+}
+
+# For pictures that are only mildly dark, where one set of weights cannot serve them too.
+MILD = {
+    "lightweight": replace(
+        RECIPES["lightweight"],
+        name="mild",
+        summary="as by default, of mildly dark pictures and of bright ones that stay as they are",
+        draw=draw_mild_pairs,
+        phases=(Phase(("network",), mild_losses),),
+    )
 }
