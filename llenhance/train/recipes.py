@@ -128,34 +128,33 @@ def dln_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
     return fidelity(output, batch["high"], structure=0.5, tint=3)
 
 
-def lightweight_losses(modules: Modules, batch: Batch, _off: Off) -> Losses:
+def lightweight_losses(modules: Modules, batch: Batch, _off: Off, reversal: float = 0) -> Losses:
     """A rising tone curve and an illumination that is nearly grey, which keeps colours.
 
     The squared error is there for exposure: the others, left to themselves, end up too dark. What
-    is black but for its noise has no colour, or it becomes a violet haze.
+    is black but for its noise has no colour, or it becomes a violet haze. ``reversal`` weighs that
+    in blocks of 4 pixels, narrower than the dark ring that a network draws around lamps when it has
+    learned to leave bright places alone.
     """
     network, low, high = modules["network"], batch["low"], batch["high"]
     network.norm.eval()  # or it would see another exposure in training than when it ships
     illumination = network.illuminate(network.extract(low), low)
     output = (low / illumination).clamp(0, 1)
     spread = (illumination.amax(1) - illumination.amin(1)) / illumination.mean(1)
-    return fidelity(output, high, tint=4) | {
+    terms = fidelity(output, high, tint=4) | {
         "square": F.mse_loss(output, high),
         "flat": losses.flatness(network),
         "smooth": 0.002 * losses.neighbour_smoothness(illumination),
         "grey": 0.01 * spread.mean(),
         "black": 2 * losses.colour_of_black(output, low),
     }
+    if reversal:
+        terms["reversal"] = reversal * losses.reversal(output, low, 4)
+    return terms
 
 
 def mild_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
-    """The same; a network that leaves bright places alone draws a dark ring around lamps.
-
-    ``losses.reversal`` is there against that ring, in blocks that are smaller than it is wide.
-    """
-    terms = lightweight_losses(modules, batch, off)
-    output = modules["network"](batch["low"])
-    return terms | {"reversal": 50 * losses.reversal(output, batch["low"], 4)}
+    return lightweight_losses(modules, batch, off, reversal=50)
 
 
 def residual_losses(modules: Modules, batch: Batch, off: Off) -> Losses:
