@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import pytest
 from hypothesis import settings
 
 from llenhance import load
+from llenhance.engines import available_threads
 
 # Threads that spin beside each other make a busy machine many times slower, and the pictures of
 # these tests are small. What is about threads says how many.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # No test asserts a time: not that of an example either, which a busy machine takes.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
@@ -39,6 +42,14 @@ def opened():
         return kept[key]
 
     return get
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left_behind():
+    """torch has one number of threads for a process: what a test asks for ends with it."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(available_threads())
 
 
 @pytest.fixture
