@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import WeightsError
+from .media import files
 from .methods import METHODS, Method
 
 if TYPE_CHECKING:
@@ -237,16 +238,14 @@ def save(
     ``half`` stores kernels as fp16 (vectors stay fp32); they are cast back when they are loaded.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialized
 
     tensors = {}
     for name, value in state.items():
         if value.is_floating_point():
             dtype = torch.float16 if half and value.ndim > 1 else torch.float32
             tensors[name] = value.detach().to("cpu", dtype).contiguous()
-    temporary = path.with_name(f".{path.name}.tmp")
     # One key only: the library writes several in an order that changes from run to run.
     owner = json.dumps({"method": method.name, "options": dict(options)}, sort_keys=True)
-    save_file(tensors, temporary, {OWN_METADATA: owner})
-    temporary.chmod(0o644)  # the library makes it readable by its owner only
-    os.replace(temporary, path)
+    with files.publish(path, overwrite=True) as temporary:
+        temporary.write_bytes(serialized(tensors, {OWN_METADATA: owner}))

@@ -240,8 +240,8 @@ def enhance(
         from .media.video.codecs import codec_row
 
         codec_row(video["codec"])  # a wrong one is told, used or not
-    if batch.preserve_times and any(None in (job.source, job.target) for job in planned.jobs):
-        raise Refusal("--preserve-times goes with files, not with standard input or output")
+    if batch.preserve_times and not all(job.is_of_files for job in planned.jobs):
+        raise Refusal("--preserve-times goes with files, not with streams or numbered pictures")
     comparison.check(planned, compare, reference, on_exists)
     record.check(planned, batch.report, compare)
     if video["preview"] and any(job.kind != "video" for job in planned.jobs):

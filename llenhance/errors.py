@@ -14,11 +14,14 @@ class MediaError(LLEnhanceError):
 
 
 class Appeared(MediaError):
-    """A target that was not there when the work was planned is there now, and is kept."""
+    """A target that was free when the work was planned is another run's by now, and is kept.
 
-    def __init__(self, target: Path) -> None:
-        super().__init__(f"cannot write {target}: the file exists")
-        self.target = target
+    ``rest``: what else is to be said to who does not skip it.
+    """
+
+    def __init__(self, target: Path, reason: str = "the file exists", rest: str = "") -> None:
+        super().__init__(f"cannot write {target}: {reason}{rest}")
+        self.target, self.reason = target, reason
 
 
 class Refusal(LLEnhanceError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import numpy as np
 from . import checkpoints
 from .checkpoints import Weights, graph_path
 from .errors import LLEnhanceError, WeightsError
+from .media import files
 from .methods import Method
 
 if TYPE_CHECKING:
@@ -57,9 +57,8 @@ def export(method: Method, weights: Weights) -> list[Path]:
             model, {"method": method.name, "scale": str(scale), "weights_sha256": weights.digest}
         )
         path = graph_path(weights.path, method, scale)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(model.SerializeToString(deterministic=True))
-        os.replace(temporary, path)
+        with files.publish(path, overwrite=True) as temporary:
+            temporary.write_bytes(model.SerializeToString(deterministic=True))
         written.append(path)
     return written
 

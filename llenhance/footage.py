@@ -124,7 +124,8 @@ def enhance(
     ``recipe`` names the method, its weights and its settings; ``signature`` is written into the
     metadata of the output. ``together`` takes the place of ``apply`` for the frames of a video,
     not for a preview or a camera, whose frames come one by one. Raises Appeared, of which the
-    report has not heard, where the target is not to be replaced and another has made it meanwhile.
+    report has not heard, where the target is not to be replaced and another run has made it
+    meanwhile, or is at it.
     """
     began = time.perf_counter()
     target = job.target_name
@@ -240,6 +241,8 @@ class _Work:
             return self._piped()
         if where == "pictures":
             return self._as_pictures(target, recipe, overwrite)
+        if not overwrite and os.path.lexists(target):  # before its frames are made
+            raise Appeared(target)
         encoding = _encoding(self._job, self._info, self._scale, self._choice)
         total = self._source.total(self._choice)
         long = total is None or total > segments.FRAMES
@@ -371,6 +374,8 @@ class _Work:
                     self._add_pieces(pieces)
                 count = pieces.frames
                 return finished(), count
+        except Appeared as error:
+            raise Appeared(error.target, error.reason, self._kept(pieces)) from None
         except LLEnhanceError as error:
             raise type(error)(f"{error}{self._kept(pieces)}") from None
         except (KeyboardInterrupt, SystemExit):

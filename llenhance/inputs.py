@@ -184,8 +184,9 @@ def collect(
 
 def _frames_wait() -> bool:
     """Whether standard input is a video with a header of its own (Y4M)."""
-    start: bytes = getattr(sys.stdin.buffer, "peek", bytes)(len(Y4M))
-    return start.startswith(Y4M)
+    start: bytes = getattr(sys.stdin.buffer, "peek", bytes)(len(Y4M))[: len(Y4M)]
+    # What has come so far may be less than the whole word; no picture begins with a part of it.
+    return bool(start) and Y4M.startswith(start)
 
 
 def is_sequence(path: Path) -> bool:

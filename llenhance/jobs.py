@@ -102,7 +102,7 @@ class Settings:
         """All that the pixels depend on beside the source."""
         digest = enhancer.weights.digest
         made = f"{self.provenance(enhancer.method.name, digest)}, weights {digest}"
-        return f"{made}, {enhancer.engine.precision}"
+        return f"{made}, {self.precision}"  # as asked for: a device may come or go
 
     def signature(self, model: str, digest: str) -> str | None:
         """The provenance that an output carries; None where it is to carry none."""
@@ -524,13 +524,17 @@ class Work:
         self.watch.over(job)
 
     def _appeared(self, job: Job, error: Appeared, seconds: float) -> None:
-        """The target is there by now, another run's."""
+        """The target is another run's by now."""
         if not self.settings.skip:
             self._failed(job, error, seconds)
             return
+        if job.kind == "video" and job.target is not None:
+            from .segments import forget
+
+            forget(job.target)
         with self.telling:
-            reason = f"{job.target_name} has appeared meanwhile"
-            self.report.skipped(job.name, job.target_name, reason, foreign=True)
+            reason = f"{job.target_name}: {error.reason}"
+            self.report.skipped(job.name, job.target_name, reason, foreign=True, model=job.model)
         self.watch.over(job)
 
     def _failed(self, job: Job, error: Exception, seconds: float) -> None:

@@ -164,6 +164,8 @@ def _renewed(file: FileIO, path: Path) -> bool:
     """Write a journal anew that is large and mostly out of date, where no other run has it open."""
     if os.fstat(file.fileno()).st_size <= SMALL or not _lock(file, alone=True):
         return False
+    if not _is_named(file, path):  # another run was quicker, and has added to its new one
+        return True
     file.seek(0)
     data = file.readall() or b""
     kept = b"".join(line + b"\n" for _, line in _latest(data).values())
@@ -180,6 +182,11 @@ def _renewed(file: FileIO, path: Path) -> bool:
 def _shared(file: FileIO, path: Path) -> bool:
     """Keep others from writing it anew as long as it is open; False where that has happened."""
     _lock(file, alone=False)
+    return _is_named(file, path)
+
+
+def _is_named(file: FileIO, path: Path) -> bool:
+    """Whether a file has this name still, or nothing has."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
     except FileNotFoundError:

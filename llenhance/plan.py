@@ -41,6 +41,18 @@ class Job:
         return "standard output" if self.target is None else str(self.target)
 
     @property
+    def is_of_files(self) -> bool:
+        """Whether one file becomes one file: no stream, camera or numbered pictures."""
+        if self.source is None or self.target is None:
+            return False
+        if self.kind == "picture":
+            return True
+        several = is_sequence(self.source) or (
+            is_numbered(self.target) and self.target.suffix.lower() not in files.CONTAINERS
+        )
+        return not several and camera_number(self.source) is None
+
+    @property
     def to_window(self) -> bool:
         """Whether a camera is shown and not written."""
         return (

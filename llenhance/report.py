@@ -120,11 +120,13 @@ class Report:
         *,
         foreign: bool = False,
         verbosity: int = 1,
+        **fields: Any,
     ) -> None:
         """``foreign``: the target is there, but not by our doing as far as we know."""
         self.passed_over += 1
         self.foreign += foreign
-        fields = {} if target is None else {"target": target}
+        if target is not None:
+            fields = {"target": target, **fields}
         self._emit("skipped", source, **fields, reason=reason)
         self.say(f"{source}: skipped, {reason}", verbosity)
 

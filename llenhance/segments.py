@@ -22,7 +22,7 @@ from typing import IO, Any, Self
 
 import numpy as np
 
-from .errors import MediaError
+from .errors import Appeared, MediaError
 from .media import files, videos
 from .media.video.places import find, folder_of, is_numbered, numbered
 from .pixels import Array
@@ -80,9 +80,9 @@ class Pieces(ABC):
         self._writer: videos.VideoWriter | videos.SequenceWriter | None = None
         self._open = ExitStack()  # the piece that is being written
         self._temporary: Path | None = None
+        self._removed = False
         try:
-            self.folder.mkdir(0o700, exist_ok=True)  # as private as a source may be
-            self._lock = _lock(self.folder)
+            self._lock = _lock(target)
         except OSError as error:
             reason = error.strerror or error
             raise MediaError(f"cannot write into {self.folder}: {reason}") from None
@@ -103,9 +103,9 @@ class Pieces(ABC):
             unfinished = MediaError("unfinished")
             with suppress(MediaError):
                 self._open.__exit__(MediaError, unfinished, None)
-        self._lock.close()
-        if not self._worth_keeping():
+        if not self._removed and not self._worth_keeping():
             self._remove()
+        self._lock.close()
 
     @property
     def begin(self) -> Piece | None:
@@ -247,7 +247,10 @@ class Pieces(ABC):
                     os.unlink(entry.path)
 
     def _remove(self) -> None:
+        if os.name == "nt":  # which removes no file that is open
+            self._lock.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._removed = True
 
     def _save(self) -> None:
         state = {
@@ -369,16 +372,35 @@ class Runs(Pieces):
         super()._clear()
 
 
-def _lock(folder: Path) -> IO[bytes]:
-    """A file that is locked as long as it is open, and no longer; MediaError where it is taken."""
-    file = (folder / "lock").open("ab")
-    try:
-        import fcntl
-    except ImportError:  # Windows; two runs for one target are then not found out
-        return file
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise MediaError("another run is writing this video") from None
-    return file
+def forget(target: Path) -> None:
+    """Throw away what is kept of a video that another run has made, unless one is at work on it."""
+    if folder_of(target).is_dir():
+        with suppress(MediaError, OSError), _lock(target):
+            shutil.rmtree(folder_of(target), ignore_errors=True)
+
+
+def _lock(target: Path) -> IO[bytes]:
+    """A file that is locked as long as it is open, and no longer, in the folder for ``target``.
+
+    Raises Appeared where it is taken, and OSError where there can be no such file.
+    """
+    path = folder_of(target) / "lock"
+    while True:
+        path.parent.mkdir(0o700, exist_ok=True)  # as private as a source may be
+        with suppress(FileNotFoundError):  # a run that ends has just removed it: once more
+            file = path.open("ab")
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # Windows; two runs for one target are then not found out
+                return file
+            except BlockingIOError:
+                file.close()
+                raise Appeared(target, "another run is writing it") from None
+            try:
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+            except FileNotFoundError:
+                pass
+            file.close()

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from .errors import LLEnhanceError
+from .errors import LLEnhanceError, Refusal
 from .jobs import Batch, Watch, check_videos, run
 from .media import files
 from .plan import Job
@@ -75,6 +75,10 @@ def run_in_workers(
             running = Worker(replace(batch, jobs=jobs), (suspects, rest), report)
             try:
                 fate = running.follow(over, begin, timeout)
+            except Refusal as refusal:
+                if begun:  # by an earlier worker: then it is no refusal of the whole any more
+                    raise LLEnhanceError(str(refusal)) from None
+                raise
             finally:
                 running.stop()
             if fate is None:
@@ -312,9 +316,11 @@ class Remote(Report):
         *,
         foreign: bool = False,
         verbosity: int = 1,
+        **fields: Any,
     ) -> None:
         self.last = {"status": "skipped", "source": source}
-        self._say("skipped", source, target, reason, foreign=foreign, verbosity=verbosity)
+        told = {"foreign": foreign, "verbosity": verbosity, **fields}
+        self._say("skipped", source, target, reason, **told)
 
     def failed(self, source: str, reason: str, **fields: Any) -> None:
         self.last = {"status": "failed", "source": source}

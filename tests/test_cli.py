@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import clips
 import cv2
 import numpy as np
 import pytest
@@ -157,6 +158,11 @@ def test_streams_have_no_time_of_change(photo, tmp_path):
     data = photo.read_bytes()
     text = refused("-", *FAST, "--preserve-times", "-o", tmp_path / "out.png", data=data)
     assert "--preserve-times goes with files" in text
+    clips.clip(tmp_path / "clip.mp4", frames=2)
+    picture(tmp_path / "p1.png")
+    for words in (("clip.mp4", "-o", "o%d.png"), ("p%d.png", "-o", "o.mp4")):
+        text = refused(*words, *FAST, "--preserve-times", cwd=tmp_path)
+        assert "--preserve-times goes with files" in text
 
 
 @pytest.mark.usefixtures("photo")

@@ -402,6 +402,11 @@ def test_y4m_through_the_command(tmp_path: Path) -> None:
     assert len(again) == len(out)
     command("-", "-o", tmp_path / "o.mkv", *MODEL, *AS_IS, data=out)
     assert positions(tmp_path / "o.mkv") == list(range(6))
+    slow = f"(head -c 4 in.y4m; sleep 2; tail -c +5 in.y4m) | {sys.executable} -m llenhance -"
+    (tmp_path / "in.y4m").write_bytes(out)
+    words = [*map(str, MODEL), *map(str, AS_IS), "-o", "slow.mkv"]
+    subprocess.run(["sh", "-c", f"{slow} {' '.join(words)}"], cwd=tmp_path, check=True)
+    assert positions(tmp_path / "slow.mkv") == list(range(6))
 
 
 def test_what_a_pipe_cannot_take_is_refused_before_a_network_is_loaded(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -20,7 +21,8 @@ import numpy as np
 import pytest
 
 from llenhance import footage, load, segments
-from llenhance.errors import MediaError, Refusal
+from llenhance.errors import Appeared, MediaError, Refusal
+from llenhance.jobs import Settings
 from llenhance.media import videos
 from llenhance.methods import METHODS
 from llenhance.metrics import Flicker, TemporalNoise
@@ -385,11 +387,48 @@ def test_two_runs_for_one_target_do_not_mix(cut_off: tuple[Path, Path]) -> None:
     state = segments.folder_of(target) / "state.json"
     before = state.read_bytes()
     wait_for(lambda: state.read_bytes() != before)
+    first.send_signal(signal.SIGSTOP)  # or it may be done before the others have begun
     _, err = command(*arguments, pieces=20, status=1)
-    assert "another run is writing this video" in err
+    assert f"cannot write {target}: another run is writing it" in err
+    _, err = command(*arguments, "--on-exists", "skip", "-v", pieces=20)
+    assert f"skipped, {target}: another run is writing it" in err
+    first.send_signal(signal.SIGCONT)
     first.communicate(timeout=60)
     assert first.returncode == 0
     assert len(pixels(target)) == 120
+
+
+def test_a_run_that_ends_leaves_the_next_one_alone(tmp_path: Path) -> None:
+    target, info = tmp_path / "o.mp4", videos.probe(clips.clip(tmp_path / "in.mp4", frames=2))
+
+    def opened() -> segments.Segments:
+        return segments.Segments(target, info, {}, lambda _: pytest.fail("nothing is written"))
+
+    with opened() as first:
+        with pytest.raises(Appeared, match="another run is writing it"):
+            opened()
+        segments.forget(target)
+        assert first.folder.is_dir()
+        first.remove()
+        assert not first.folder.exists()
+        second = opened()
+    assert second.folder.is_dir()
+    with second:
+        pass
+    assert not second.folder.exists()
+
+
+def test_pieces_outlive_a_change_of_device() -> None:
+    """A GPU that goes leaves fp16 pieces to a processor: the precision counts as asked for."""
+    made = set()
+    for precision in ("fp16", "bf16"):
+        enhancer: Any = SimpleNamespace(
+            method=METHODS["lightweight"],
+            weights=SimpleNamespace(digest="d"),
+            engine=SimpleNamespace(precision=precision),
+        )
+        made.add(Settings(1, None, {}, "auto", None, False).recipe(enhancer))
+    assert len(made) == 1
 
 
 def test_names_of_any_length_have_room_for_the_folder() -> None:

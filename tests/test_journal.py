@@ -194,6 +194,29 @@ def test_who_opens_a_journal_while_it_is_written_anew_gets_the_new_one(tmp_path,
     assert journal.read(tmp_path)["0.png"]["input"] == [5, 5]
 
 
+def test_who_comes_second_to_write_a_journal_anew_keeps_what_the_first_one_added(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(journal, "SMALL", 100)
+    fill(tmp_path, 10)
+    real = journal._lock
+    others = []
+
+    def late(file, *, alone):
+        if alone and not others:  # between the opening and the lock, another run has been at work
+            others.append(None)
+            others[0] = Journal(tmp_path)
+            others[0].add(tmp_path / "0.png", (5, 5), tmp_path / "0.png", RECIPE)
+        return real(file, alone=alone)
+
+    monkeypatch.setattr(journal, "_lock", late)
+    with Journal(tmp_path) as book:
+        book.add(tmp_path / "1.png", (6, 6), tmp_path / "1.png", RECIPE)
+    others[0].close()
+    found = journal.read(tmp_path)
+    assert [found[f"{n}.png"]["input"] for n in range(2)] == [[5, 5], [6, 6]]
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 

@@ -301,6 +301,7 @@ def test_without_attention_weights_are_for_comparison_only(data, tmp_path):
 def test_a_run_resumes_only_as_itself(data, tmp_path):
     run = t.trainer("residual", data, tmp_path)
     run.fit(lambda _t, _r: None)
+    retouched = [dataclasses.replace(pair, high=255 - pair.high) for pair in data.pairs]
     for recipe, words in (
         (PAPER["residual"], "another run: kind default"),
         (without(RECIPES, "residual", "auxiliary"), "another run: without nothing"),
@@ -312,6 +313,8 @@ def test_a_run_resumes_only_as_itself(data, tmp_path):
         (run.recipe.in_batches_of(3), data, "another run: batches"),
         (run.recipe, dataclasses.replace(data, dark=[]), "another run: pictures"),
         (run.recipe, dataclasses.replace(data, shares=[2.0] * 6), "another run: pictures"),
+        (run.recipe, dataclasses.replace(data, pairs=retouched), "another run: pictures"),
+        (run.recipe, dataclasses.replace(data, normal=data.dark, dark=[]), "run: pictures"),
     ):
         with pytest.raises(Refusal, match=words):
             Trainer(METHODS["residual"], recipe, seen, run.run).resume()
@@ -333,10 +336,36 @@ def test_a_full_disk_is_named_with_the_file(data, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def torn(*_):  # how torch tells of it
+        raise RuntimeError("unexpected pos 704 vs 598")
+
     run = t.trainer("residual", data, tmp_path)
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(LLEnhanceError, match=r"log\.csv: No space left on device"):
-        run.fit(lambda _t, _r: None)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(LLEnhanceError, match=r"residual\.safetensors: the disk is full"):
+            run.fit(lambda _t, _r: None)
+        with pytest.raises(LLEnhanceError, match=r"log\.csv: No space left on device"):
+            run.log()
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(LLEnhanceError, match=r"checkpoint\.pt: cannot be written whole"):
+        run.save()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_killed_after_its_first_check_goes_on(data, tmp_path):
+    """A log without a checkpoint would be taken for that of a run that is over."""
+
+    def tell(_run, row):
+        if "minutes" in row:
+            raise KeyboardInterrupt
+
+    run = t.trainer("lightweight", data, tmp_path, steps=40)
+    with pytest.raises(KeyboardInterrupt):
+        run.fit(tell)
+    assert (tmp_path / "log.csv").is_file()
+    again = t.trainer("lightweight", data, tmp_path, steps=40)
+    again.resume()
+    assert again.step == run.step == 2
 
 
 def test_what_must_be_precise_is_not_trained_in_bf16(data, tmp_path):

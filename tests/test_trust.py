@@ -18,9 +18,12 @@ from test_cli import ENVIRONMENT, FAST, JOURNAL, everything, llenhance, ok, pict
 
 from llenhance import worker
 from llenhance.cli import cli
-from llenhance.jobs import Loading
+from llenhance.errors import DeviceError, LLEnhanceError, Refusal
+from llenhance.jobs import Batch, Loading, Settings
 from llenhance.media import files
 from llenhance.media.picture import MAX_PIXELS
+from llenhance.plan import Job
+from llenhance.report import Report
 
 CRASHING = """
 import os, sys, time
@@ -195,7 +198,10 @@ def test_what_a_killed_worker_leaves_is_removed(batch):
 
 
 ANOTHER_RUN = """
+from llenhance import segments
 from llenhance.media import files
+
+segments.FRAMES = 10
 
 rename = files._rename_to_free
 
@@ -213,29 +219,74 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("several", [True, False])
-@pytest.mark.parametrize("kind", ["picture", "video"])
+@pytest.mark.parametrize("kind", ["picture", "video", "long video"])
 def test_two_runs_that_skip_what_exists_share_a_folder(batch, kind, several):
     """What another run made in the meantime is skipped, as if it had been there before."""
     (batch / "crashing.py").write_text(ANOTHER_RUN)
-    if kind == "video":
+    long = kind == "long video"
+    if kind != "picture":
         (batch / "in" / "1.png").unlink()
-        clips.clip(batch / "in" / "1.mp4", frames=3)
+        clips.clip(batch / "in" / "1.mp4", frames=25 if long else 3)
     name = "1.png" if kind == "picture" else "1.mp4"
     words = ["in"] if several else [f"in/{name}"]
     for policy, status in (("skip", 0), ("error", 1)):
         out = f"out-{policy}/"
         result = subprocess.run(
-            [sys.executable, "crashing.py", *words, *FAST, "-o", out, "--on-exists", policy, "-v"],
+            [sys.executable, "crashing.py", *words, *FAST, "-o", out, "--on-exists", policy, "-v",
+             "--report", f"{policy}.json"],
             cwd=batch, capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=120,
         )  # fmt: skip
         assert result.returncode == status, result.stderr
         assert (batch / out / name).read_bytes() == b"another run's"
         told = f"{out}{name}"
         if policy == "skip":
-            assert f"in/{name}: skipped, {told} has appeared meanwhile" in result.stderr
+            assert f"in/{name}: skipped, {told}: the file exists" in result.stderr
         else:
-            assert f"in/{name}: cannot write {told}: the file exists" in result.stderr
+            kept = " (25 frames are kept: the same command goes on from there)" if long else ""
+            assert f"in/{name}: cannot write {told}: the file exists{kept}\n" in result.stderr
+        counts = json.loads((batch / f"{policy}.json").read_text())["counts"]
+        one = {"skipped": 1, "failed": 0} if policy == "skip" else {"skipped": 0, "failed": 1}
+        assert counts == {"done": (5 if several else 0), **one, "not done": 0}
+        parts = batch / out / ".1.mp4.llenhance-parts"
+        assert parts.is_dir() == (long and policy == "error")
+        shutil.rmtree(parts, ignore_errors=True)
         assert leftovers(batch) == []
+
+
+def test_a_refusal_after_work_was_begun_is_a_failure(batch, monkeypatch):
+    """A later worker may find that the GPU or the room is gone; then much may have been done."""
+    report = Report(-1)
+    jobs = [Job(batch / "in" / f"{n}.png", None, "picture", "lightweight") for n in range(2)]
+
+    class Dying:
+        late, writing, starts = (), (), 0
+
+        def __init__(self, *_):
+            self.active = {0: worker.Stage("read", 0.0)}
+
+        def follow(self, _over, loaded, _timeout):
+            Dying.starts += 1
+            if Dying.starts == refused:
+                raise DeviceError("the GPU is gone")
+            loaded()
+            return "crashed"
+
+        def seconds(self, _number):
+            return 0.0
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr(worker, "Worker", Dying)
+    todo = Batch(jobs, Loading(), Settings(1, None, {}, "auto", None, False), {})
+    refused = 2
+    with pytest.raises(LLEnhanceError, match="the GPU is gone") as told:
+        worker.run_in_workers(todo, report, lambda: None)
+    assert not isinstance(told.value, Refusal)
+    assert report.failures == [(str(jobs[0].source), "the process crashed while decoding it")]
+    Dying.starts, refused = 0, 1
+    with pytest.raises(DeviceError):
+        worker.run_in_workers(todo, report, lambda: None)
 
 
 def test_a_crash_ends_all_methods_of_its_file_only(batch):
@@ -313,7 +364,6 @@ def test_workers_that_die_at_once_are_not_started_for_ever(monkeypatch, tmp_path
     from llenhance.errors import LLEnhanceError
     from llenhance.jobs import Batch, Settings
     from llenhance.plan import Job
-    from llenhance.report import Report
 
     monkeypatch.setattr(worker, "Worker", Dead)
     settings = Settings(1.0, None, {}, "auto", None, False)

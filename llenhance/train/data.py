@@ -63,7 +63,8 @@ class Data:
         sha = hashlib.sha256()
         for pair in (*self.pairs, *self.validation):
             sha.update(f"{pair.scene} {pair.name}\n".encode())
-        sha.update(repr((self.shares, len(self.pairs))).encode())
+            sha.update(pair.low[0].tobytes() + pair.high[0].tobytes())
+        sha.update(repr((self.shares, len(self.pairs), len(self.normal))).encode())
         for image in (*self.normal, *self.dark):
             sha.update(repr(image.shape).encode() + image[0].tobytes())
         return sha.hexdigest()[:16]

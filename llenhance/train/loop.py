@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .. import checkpoints
 from ..engines.pytorch import cpu_has_bf16, reflect
 from ..errors import DeviceError, LLEnhanceError, Refusal
+from ..media import files
 from ..methods import Method
 from . import curve, parallel
 from .data import Data, Pair
@@ -250,8 +251,11 @@ class Trainer:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except OSError as error:
-            raise LLEnhanceError(f"{path}: {error.strerror or error}") from None
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            # torch tells of a full disk in other words.
+            reason = (isinstance(error, OSError) and error.strerror) or "cannot be written whole"
+            raise LLEnhanceError(f"{path}: {reason}") from None
 
     def resume(self) -> None:
         """Go on from the folder's checkpoint; raises Refusal for one of another
@@ -339,6 +343,7 @@ class Trainer:
     def fit(self, tell: Callable[["Trainer", dict[str, float]], None]) -> None:
         """Train to the end; ``tell(trainer, row)`` hears of every step and validation."""
         self.run.folder.mkdir(parents=True, exist_ok=True)
+        files.sweep(self.run.folder)
         last_check = last_save = self.elapsed
         while self.progress < 1:
             began = time.perf_counter()
@@ -359,6 +364,8 @@ class Trainer:
                 if figure is not None:
                     row["psnr"] = round(figure, 3)
                 self.rows.append(row)
+                if len(self.rows) == 1:  # a log without a checkpoint is of a run that is over
+                    self.save()
                 self.log()
                 tell(self, row)
             if done or self.elapsed - last_save >= 60 * self.run.save_minutes:
@@ -376,5 +383,5 @@ class Trainer:
     def _is_time_to_check(self, last: float) -> bool:
         minutes = self.run.validate_minutes
         if minutes is None and self.run.steps is not None:
-            return self.step % math.ceil(self.run.steps / CHECKS) == 0
+            return self.step * CHECKS // self.run.steps > (self.step - 1) * CHECKS // self.run.steps
         return self.elapsed - last >= 60 * (5.0 if minutes is None else minutes)
