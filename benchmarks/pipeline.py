@@ -187,7 +187,8 @@ def video_stages(method: str, source: str, target: str) -> dict[str, Any]:
     enhanced = [steady(frame.image, enhancer.enhance(frame.image)) for frame in frames]
     clock.enter("encode")
     written = Path(target + ".mp4")
-    with videos.VideoWriter(written, opened.info, container=".mp4", threads=threads) as writer:
+    plan = videos.plan_encoding(opened.info, container=".mp4")
+    with videos.VideoWriter(written, opened.info, plan, threads=threads) as writer:
         for frame, image in zip(frames, enhanced, strict=True):
             writer.write(image, frame.pts, frame.duration)
     clock.leave()

@@ -161,9 +161,8 @@ def reduced(clip: Path, target: Path, width: int, start: float, count: int | Non
                     time_base=1 / info.frame_rate,
                     frames=1,
                 )
-                writer = videos.VideoWriter(
-                    target, small, container=".mkv", codec="ffv1", pix_fmt="bgr0"
-                )
+                plan = videos.plan_encoding(small, container=".mkv", codec="ffv1", pix_fmt="bgr0")
+                writer = videos.VideoWriter(target, small, plan)
             writer.write(np.ascontiguousarray(image), number)
     assert writer is not None
     writer.close()

@@ -261,7 +261,7 @@ class _Work:
                 writer = videos.VideoWriter(
                     temporary,
                     self._info,
-                    plan=encoding,
+                    encoding,
                     cut=self._cut,
                     tags=self._tags,
                     strip=self._choice.strip,
@@ -350,7 +350,7 @@ class _Work:
         def writer(place: Path) -> videos.VideoWriter:
             threads = available_threads()
             return videos.VideoWriter(
-                place, self._info, plan=encoding, cut=self._cut, part=True, threads=threads
+                place, self._info, encoding, cut=self._cut, part=True, threads=threads
             )
 
         pieces = Segments(

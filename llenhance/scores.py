@@ -119,21 +119,14 @@ def synthetic(folder: Path) -> list[Case]:
 def darkened(image: Rgb8, number: int) -> tuple[Rgb8, float]:
     """A dark picture by the residual paper's model, and its alpha.
 
-    ``image``: (H, W, 3) uint8 RGB, returned in the same form. alpha ~ U(0.5, 2), gamma ~
-    exp(U(log 0.5, log 2)), noise of sigma ~ U(0, 0.03), 8 bits; seed 0. The ``number`` of the
+    ``image``: (H, W, 3) uint8 RGB, returned in the same form. Seed 0; the ``number`` of the
     picture gives it draws of its own, so that one that cannot be read does not move the others'.
     """
-    import torch
-
-    from .networks.residual import darken
+    from .networks.residual import photographed  # loads torch
 
     rng = np.random.default_rng((0, number))
-    alpha = float(rng.uniform(0.5, 2))
-    gamma = float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
-    sigma = float(rng.uniform(0, 0.03))
-    dark = darken(torch.from_numpy(image / np.float32(255)), alpha, gamma).numpy()
-    dark += np.float32(sigma) * rng.standard_normal(dark.shape, np.float32)
-    return np.rint(np.clip(dark, 0, 1) * 255).astype(np.uint8), alpha
+    dark, alpha, _ = photographed(image.astype(np.float32) / np.float32(255), rng)
+    return dark.astype(np.uint8), alpha
 
 
 def read(case: Case, scale: int = 1) -> Sample:

@@ -18,22 +18,19 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _PAPER = 250  # grey of the page and of what a tile of another shape leaves free
 _INK = (32, 32, 32)
 _GAP = 12  # pixels between tiles and around the page
-_SMALLEST, _WIDEST = 160, 2400  # a tile's and a page's width where none is asked for
+_SMALLEST, _WIDEST = 160, 2400  # pixels: the least width of a tile, the most of a page
 _LANDSCAPE = 1.6  # the shape of page that a screen shows best
 
 
-def grid(
-    tiles: Sequence[tuple[str, Rgb8]], *, columns: int | None = None, width: int | None = None
-) -> Rgb8:
+def grid(tiles: Sequence[tuple[str, Rgb8]], *, columns: int | None = None) -> Rgb8:
     """Lay pictures out in rows, each under its label.
 
     ``tiles``: (label, picture) in reading order; a picture is (H, W, 3) uint8 RGB of any size.
     All tiles get one size; a picture of another shape than the first keeps its own and leaves
-    some of its tile free. ``columns``: tiles a row, chosen to fill a screen by default.
-    ``width``: pixels of the page; by default pictures keep their size as far as the page stays
-    within 2400 pixels.
-    Returns the page, (H, W, 3) uint8 RGB. Raises LLEnhanceError for no tile, an array that is no
-    such picture, or a page too narrow for its columns.
+    some of its tile free. ``columns``: tiles a row, chosen to fill a screen by default. Pictures
+    keep their size as far as the page stays within 2400 pixels.
+    Returns the page, (H, W, 3) uint8 RGB. Raises LLEnhanceError for no tile, and for an array that
+    is no such picture.
     """
     if not tiles:
         raise LLEnhanceError("a sheet needs at least one picture")
@@ -44,9 +41,7 @@ def grid(
     elif columns < 1:
         raise LLEnhanceError(f"a sheet needs at least one column, not {columns}")
     columns = min(columns, len(tiles))
-    return _page(
-        [list(tiles[at : at + columns]) for at in range(0, len(tiles), columns)], columns, width
-    )
+    return _page([list(tiles[at : at + columns]) for at in range(0, len(tiles), columns)], columns)
 
 
 def tile_width(count: int, first: Rgb8) -> int:
@@ -64,31 +59,21 @@ def narrowed(picture: Rgb8, width: int) -> Rgb8:
     return _scaled(picture, width, max(1, round(height * width / own)), cv2.INTER_AREA)
 
 
-def strip(
-    pairs: Sequence[tuple[str, Rgb8, Rgb8]],
-    *,
-    columns: int = 5,
-    width: int | None = None,
-    names: tuple[str, str] = ("before", "after"),
-) -> Rgb8:
+def strip(pairs: Sequence[tuple[str, Rgb8, Rgb8]]) -> Rgb8:
     """Lay pairs out as a row of pictures before, and right below it the same after.
 
     ``pairs``: (label, before, after), pictures as in :func:`grid`; the two may differ in size.
-    More pairs than ``columns`` go on in further pairs of rows. Returns and raises as :func:`grid`.
+    Returns and raises as :func:`grid`.
     """
     if not pairs:
         raise LLEnhanceError("a sheet needs at least one picture")
-    if columns < 1:
-        raise LLEnhanceError(f"a sheet needs at least one column, not {columns}")
-    columns = min(columns, len(pairs))
-    rows: list[list[tuple[str, Rgb8]]] = []
-    for at in range(0, len(pairs), columns):
-        part = pairs[at : at + columns]
-        rows.append([(f"{label} {names[0]}".strip(), before) for label, before, _ in part])
-        rows.append([(f"{label} {names[1]}".strip(), after) for label, _, after in part])
+    rows = [
+        [(f"{label} before".strip(), before) for label, before, _ in pairs],
+        [(f"{label} after".strip(), after) for label, _, after in pairs],
+    ]
     for label, picture in (tile for row in rows for tile in row):
         _check(label, picture)
-    return _page(rows, columns, width)
+    return _page(rows, len(pairs))
 
 
 def _check(label: str, picture: Rgb8) -> None:
@@ -121,18 +106,12 @@ def _room(columns: int) -> int:
     return max((_WIDEST - _GAP) // columns - _GAP, _SMALLEST)
 
 
-def _page(rows: list[list[tuple[str, Rgb8]]], columns: int, width: int | None) -> Rgb8:
+def _page(rows: list[list[tuple[str, Rgb8]]], columns: int) -> Rgb8:
     pictures = [picture for row in rows for _, picture in row]
-    if width is None:
-        room = _room(columns)
-        own = max(picture.shape[1] for picture in pictures)
-        tile_width = max(min(own, room), _SMALLEST)
-    else:
-        tile_width = (width - _GAP) // columns - _GAP
-        if tile_width < 16:
-            raise LLEnhanceError(f"{columns} columns do not fit on a page {width} pixels wide")
+    own = max(picture.shape[1] for picture in pictures)
+    tile_width = max(min(own, _room(columns)), _SMALLEST)
     tile_height = max(round(tile_width / _shape(pictures[0])), 1)
-    page_width = width or columns * (tile_width + _GAP) + _GAP
+    page_width = columns * (tile_width + _GAP) + _GAP
 
     size = min(max(round(tile_width / 24), 13), 24)
     font = ImageFont.load_default(size)

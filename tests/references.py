@@ -4,10 +4,17 @@ Plain functions of a state dict, with no module of the package: what an import i
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 State = dict[str, Tensor]
+
+
+class Unfused(nn.Module):
+    """In place of NEID's feature fusion: the bottleneck goes on as it is."""
+
+    def forward(self, bottleneck: Tensor, detail: Tensor, mean: Tensor) -> Tensor:  # noqa: ARG002
+        return bottleneck
 
 
 def random_state(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> State:

@@ -83,7 +83,8 @@ def test_receptive_radius_is_what_the_row_says(name, monkeypatch):
     size = 2 * middle + cell
     x = (torch.rand(1, 3, size, size, dtype=torch.double) * 0.5).requires_grad_()
     if name == "neid":
-        y = network.predict(halve(x), use_fusion=False)[0]
+        network.fusion = references.Unfused()  # it sees the whole picture
+        y = network.predict(halve(x))[0]
     else:
         y = network(x)
         y = y[0] if isinstance(y, tuple) else y
@@ -221,7 +222,8 @@ def test_neid_feature_fusion_is_live():
     before = network.predict(small)[0]
     network.detail[0].bias += 0.5
     assert not torch.allclose(network.predict(small)[0], before)
-    assert not torch.allclose(network.predict(small, use_fusion=False)[0], before)
+    network.fusion = references.Unfused()
+    assert not torch.allclose(network.predict(small)[0], before)
 
 
 def test_neid_ships_without_the_recovery_decoder():

@@ -85,12 +85,6 @@ def test_any_size_gives_a_readable_page(size):
     assert ink(page).sum() > 40
 
 
-def test_width_is_kept_to_the_pixel():
-    tiles = [(str(i), flat(i)) for i in range(5)]
-    for width in (333, 900, 1601):
-        assert sheets.grid(tiles, columns=3, width=width).shape[1] == width
-
-
 def test_long_label_loses_its_middle_and_stays_in_its_column():
     label = "holiday_in_the_mountains_" * 8 + "_night_0001.jpg"
     page = sheets.grid([(label, flat(0)), ("", flat(1))], columns=2)
@@ -128,13 +122,6 @@ def test_strip_puts_after_right_below_before():
     assert box(page, COLOURS[0])[0] == box(page, COLOURS[2])[0]
 
 
-def test_strip_goes_on_in_further_rows():
-    pairs = [("", flat(0), flat(1)), ("", flat(2), flat(3)), ("", flat(4), flat(5))]
-    page = sheets.strip(pairs, columns=2)
-    assert box(page, COLOURS[4])[0] > box(page, COLOURS[1])[1]
-    assert box(page, COLOURS[4])[2] == box(page, COLOURS[0])[2]
-
-
 def test_what_is_no_picture_is_refused():
     with pytest.raises(LLEnhanceError, match="at least one picture"):
         sheets.grid([])
@@ -146,8 +133,6 @@ def test_what_is_no_picture_is_refused():
         sheets.grid([("x", np.zeros((4, 4, 3), np.float32))])
     with pytest.raises(LLEnhanceError, match="column"):
         sheets.grid([("x", flat(0))], columns=0)
-    with pytest.raises(LLEnhanceError, match="do not fit"):
-        sheets.grid([(str(i), flat(i)) for i in range(5)], columns=5, width=80)
 
 
 @pytest.mark.parametrize("count", [2, 3, 7])

@@ -11,6 +11,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+import references
 import torch
 import trainings as t
 from safetensors.torch import load_file
@@ -283,7 +284,9 @@ def test_without_fusion_the_bottleneck_goes_on_as_it_is(data, tmp_path):
     network = checkpoints.build(METHODS["neid"], checkpoints.find(METHODS["neid"], run.shipped))
     assert isinstance(network, NEID)
     x = torch.rand(1, 3, 32, 32)
-    assert torch.equal(network.predict(x)[0], network.predict(x, use_fusion=False)[0])
+    fused = network.predict(x)[0]
+    network.fusion = references.Unfused()
+    assert torch.equal(network.predict(x)[0], fused)
 
 
 def test_without_attention_weights_are_for_comparison_only(data, tmp_path):

@@ -323,9 +323,10 @@ def test_colours_stay_where_they_were(
     )
     info = videos.probe(path)
     target = tmp_path / "out.mkv"
+    plan = videos.plan_encoding(info, container=".mkv", codec="ffv1")
     with (
         videos.VideoReader(path, info=info, opencv=opencv, threads=1) as reader,
-        videos.VideoWriter(target, info, codec="ffv1", container=".mkv", threads=1) as writer,
+        videos.VideoWriter(target, info, plan, threads=1) as writer,
     ):
         for frame in reader:
             writer.write(frame.image, frame.pts, frame.duration)
@@ -365,9 +366,10 @@ def test_twice_the_size_has_the_same_shape(tmp_path: Path) -> None:
     source = clips.clip(tmp_path / "in.mp4", frames=3, aspect=Fraction(4, 3))
     info = videos.probe(source)
     target = tmp_path / "out.mp4"
+    plan = videos.plan_encoding(info, container="mp4", scale=2)
     with (
         videos.VideoReader(source) as reader,
-        videos.VideoWriter(target, info, container="mp4", scale=2) as writer,
+        videos.VideoWriter(target, info, plan) as writer,
     ):
         for frame in reader:
             writer.write(frame.image.repeat(2, 0).repeat(2, 1), frame.pts)
@@ -638,9 +640,10 @@ def test_interlaced_stays_interlaced(tmp_path: Path, top: bool) -> None:
     info = videos.probe(source)
     info = type(info)(**{**info.__dict__, "top_field_first": top})
     target = tmp_path / "out.mkv"
+    plan = videos.plan_encoding(info, container="mkv")
     with (
         videos.VideoReader(source) as reader,
-        videos.VideoWriter(target, info, container="mkv") as writer,
+        videos.VideoWriter(target, info, plan) as writer,
     ):
         for frame in reader:
             writer.write(frame.image, frame.pts)
@@ -847,8 +850,10 @@ def test_a_full_disk_is_an_error_and_not_a_short_video(plain: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     target = plain.with_name("out.mp4")
 
+    plan = videos.plan_encoding(info, container="mp4", crf=0)
+
     def write() -> None:
-        with videos.VideoWriter(target, info, container="mp4", crf=0) as writer:
+        with videos.VideoWriter(target, info, plan) as writer:
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
             for index in range(60):
                 noise = random.integers(0, 255, (96, 160, 3), dtype=np.uint8)
@@ -862,14 +867,16 @@ def test_a_full_disk_is_an_error_and_not_a_short_video(plain: Path) -> None:
 
 
 def test_an_unwritable_place_is_an_error(plain: Path) -> None:
+    info = videos.probe(plain)
+    plan = videos.plan_encoding(info, container="mp4")
     with pytest.raises(MediaError, match=r"^cannot be written: No such file or directory$"):
-        videos.VideoWriter(
-            plain.parent / "x" / "out.mp4", videos.probe(plain), container="mp4"
-        ).close()
+        videos.VideoWriter(plain.parent / "x" / "out.mp4", info, plan).close()
 
 
 def test_a_frame_of_the_wrong_size_is_a_bug_and_says_so(plain: Path) -> None:
-    writer = videos.VideoWriter(plain.with_name("o.mp4"), videos.probe(plain), container="mp4")
+    info = videos.probe(plain)
+    plan = videos.plan_encoding(info, container="mp4")
+    writer = videos.VideoWriter(plain.with_name("o.mp4"), info, plan)
     with pytest.raises(ValueError, match="160x96"):
         writer.write(np.zeros((10, 10, 3), np.uint8), 0)
     with pytest.raises(RuntimeError), writer:
@@ -1052,7 +1059,7 @@ def test_parts_join_to_one_video(tmp_path: Path, codec: str, suffix: str) -> Non
     parts = []
     for begin in range(0, 45, 15):
         parts.append(tmp_path / f"part{begin}")
-        with videos.VideoWriter(parts[-1], info, plan=plan, part=True, threads=1) as writer:
+        with videos.VideoWriter(parts[-1], info, plan, part=True, threads=1) as writer:
             for frame in frames[begin : begin + 15]:
                 writer.write(frame.image, frame.pts, frame.duration)
     target = tmp_path / f"out{suffix}"
@@ -1079,7 +1086,7 @@ def test_joined_parts_are_still_hdr(hdr10: Path, codec: str, suffix: str) -> Non
     with videos.VideoReader(hdr10, info=info) as reader:
         frames = list(reader)
     for part, some in zip(parts, (frames[:3], frames[3:]), strict=True):
-        with videos.VideoWriter(part, info, plan=plan, part=True, threads=1) as writer:
+        with videos.VideoWriter(part, info, plan, part=True, threads=1) as writer:
             for frame in some:
                 writer.write(frame.image, frame.pts, frame.duration)
     target = hdr10.with_name(f"out{suffix}")
@@ -1143,7 +1150,7 @@ def test_the_last_frame_is_shown_as_long_as_it_was(
         shots = list(reader)
     for some in filter(None, (shots[:cut], shots[cut:])):
         parts.append(tmp_path / f"part{len(parts)}")
-        with videos.VideoWriter(parts[-1], info, plan=plan, part=True, threads=1) as writer:
+        with videos.VideoWriter(parts[-1], info, plan, part=True, threads=1) as writer:
             for frame in some:
                 writer.write(frame.image, frame.pts, frame.duration)
         if codec != "ffv1":  # NUT has no place for it
@@ -1160,7 +1167,7 @@ def test_a_joined_matroska_tells_its_rate(tmp_path: Path) -> None:
     source = clips.clip(tmp_path / "in.mp4", frames=4, time_base=Fraction(1, 12800))
     info = videos.probe(source)
     plan = videos.plan_encoding(info, container="mkv", codec="h264", preset="ultrafast")
-    through(source, tmp_path / "part.mp4", plan=plan, part=True)
+    through(source, tmp_path / "part.mp4", plan, part=True)
     videos.join(tmp_path / "out.mkv", [tmp_path / "part.mp4"], info, plan)
     data = (tmp_path / "out.mkv").read_bytes()
     at = data.index(b"\x23\xe3\x83") + 3  # DefaultDuration, in nanoseconds
@@ -1182,9 +1189,10 @@ from pathlib import Path
 from llenhance.media import videos
 source, target = map(Path, sys.argv[1:])
 info = videos.probe(source)
+plan = videos.plan_encoding(info, container="mkv", preset="ultrafast")
 with (
     videos.VideoReader(source, info=info, threads=1) as reader,
-    videos.VideoWriter(target, info, container="mkv", preset="ultrafast", threads=1) as writer,
+    videos.VideoWriter(target, info, plan, threads=1) as writer,
 ):
     for frame in reader:
         writer.write(frame.image, frame.pts, frame.duration)
@@ -1225,11 +1233,10 @@ def test_random_damage_gives_frames_or_one_kind_of_error(tmp_path: Path, suffix:
         path.write_bytes(data)
         try:
             info = videos.probe(path)
+            plan = videos.plan_encoding(info, container="mkv", preset="ultrafast")
             with (
                 videos.VideoReader(path, info=info, allow_truncated=True) as reader,
-                videos.VideoWriter(
-                    tmp_path / "out", info, container="mkv", preset="ultrafast", threads=1
-                ) as writer,
+                videos.VideoWriter(tmp_path / "out", info, plan, threads=1) as writer,
             ):
                 for frame in reader:
                     writer.write(frame.image, frame.pts, frame.duration)

@@ -28,19 +28,16 @@ FAST = {"h264": "ultrafast", "hevc": "ultrafast", "av1": "12", "vp9": "8"}
 def through(source: Path, target: Path, **settings: Any) -> tuple[Any, Any]:
     """Read and write a video with nothing in between; the finished reader and writer."""
     info = videos.probe(source)
-    cut = settings.pop("cut", (0, None))
+    cut, strip = settings.pop("cut", (0, None)), settings.pop("strip", False)
+    plan = settings.pop("plan", None)
+    if plan is None:
+        container = settings.pop("container", target.suffix)
+        plan = videos.plan_encoding(info, container=container, **settings)
     with (
         videos.VideoReader(
             source, info=info, threads=1, start=cut[0] or None, end=cut[1]
         ) as reader,
-        videos.VideoWriter(
-            target,
-            info,
-            container=settings.pop("container", target.suffix),
-            cut=cut,
-            threads=1,
-            **settings,
-        ) as writer,
+        videos.VideoWriter(target, info, plan, cut=cut, strip=strip, threads=1) as writer,
     ):
         for frame in reader:
             writer.write(frame.image, frame.pts, frame.duration)

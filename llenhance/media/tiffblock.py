@@ -180,14 +180,15 @@ class Block:
         self.data += data
         return at
 
-    def write_directory(self, pointer_at: int, new: dict[int, Tag], following: int = 0) -> None:
+    def write_directory(self, pointer_at: int, new: dict[int, Tag]) -> None:
         """Append a directory of ``new`` tags and point to it from ``pointer_at``.
 
         What the pointer led to stays: its entries are copied, but for those of the same tags, and
-        so is its link to the next directory. ``following`` is the link where there was none.
+        so is its link to the next directory.
         """
         head, size = (8, 20) if self.big else (2, 12)
         rows: dict[int, bytes] = {}
+        following = 0
         old = self.offset(pointer_at)
         if old:
             for at in range(old + head, self.next_at(old), size):

@@ -146,14 +146,13 @@ class NEID(nn.Module):
         next(self.encoder.parameters()).data.mul_(4)
 
     def predict(
-        self, small: Tensor, means: Means | None = None, use_fusion: bool = True
+        self, small: Tensor, means: Means | None = None
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """(enhanced at twice the size before the clamp, DR feature, encoder skips)."""
         *skips, bottleneck = self.encoder(small)
         detail = self.detail(bottleneck)
         mean = (means or Means())(detail)
-        fused = self.fusion(bottleneck, detail, mean) if use_fusion else bottleneck
-        return self.decoder(fused, skips), detail, skips
+        return self.decoder(self.fusion(bottleneck, detail, mean), skips), detail, skips
 
     def forward(self, x: Tensor, scale: int = 1, means: Means | None = None) -> Tensor:
         if means is not None:  # taken at the bottleneck, one pixel of which is so many of x

@@ -5,7 +5,9 @@ as I' = I - alpha * I_D with the difference map I_D = (1 - I^gamma) * I (their E
 predicts I_D from I'; Enhance-Net cleans the sum I' + alpha * I_D. alpha is the user's control.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 
@@ -65,3 +67,19 @@ def darken(image: Tensor, alpha: Tensor | float, gamma: Tensor | float) -> Tenso
     for alpha > 1 the darkest parts are clipped to exact zeros.
     """
     return (image - alpha * (1 - image**gamma) * image).clamp_min(0)
+
+
+def photographed(
+    image: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], float, float]:
+    """(what a camera would make of the picture in the dark, alpha, gamma), by the paper's model.
+
+    ``image``: (H, W, 3) in [0, 1]; the dark one is in whole levels from 0 to 255. alpha ~
+    U(0.5, 2), gamma ~ exp(U(log 0.5, log 2)), noise of sigma ~ U(0, 0.03).
+    """
+    alpha = float(rng.uniform(0.5, 2))
+    gamma = float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
+    sigma = np.float32(rng.uniform(0, 0.03))
+    dark = darken(torch.from_numpy(image), alpha, gamma).numpy()
+    dark = dark + sigma * rng.standard_normal(dark.shape, np.float32)
+    return np.rint(np.clip(dark, 0, 1) * 255), alpha, gamma

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..networks.residual import darken
+from ..networks.residual import photographed
 from .data import (
     Data,
     View,
@@ -51,7 +51,7 @@ def _made_pair(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
     return low, np.minimum(wanted, np.float32(1))
 
 
-def _real_pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def real_pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """(low, high) of a pair that was given, by the shares of the folders."""
     shares = np.asarray(data.shares) / sum(data.shares)
     pair = data.pairs[rng.choice(len(shares), p=shares)]
@@ -81,7 +81,7 @@ def _pair(data: Data, view: View, rng: np.random.Generator) -> tuple[np.ndarray,
     """
     kind = rng.random()
     if kind < 11 / 16 or not data.normal:
-        low, high = _real_pair(data, view, rng)
+        low, high = real_pair(data, view, rng)
         return (rexpose(low, rng) if rng.random() < 1 / 3 else low), high
     high = _normal(data, view, rng)
     return (_made_pair if kind < 15 / 16 else _bright_pair)(high, rng)
@@ -117,7 +117,7 @@ def draw_mild_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
     lows, highs = [], []
     for _ in range(view.batch):
         if rng.random() < 0.5:
-            low, high = _real_pair(data, view, rng)
+            low, high = real_pair(data, view, rng)
         else:
             low, high = _bright_pair(_normal(data, view, rng), rng)
         if rng.random() < 0.5:
@@ -129,18 +129,9 @@ def draw_mild_pairs(data: Data, view: View, rng: np.random.Generator) -> Batch:
 
 
 def _modelled(high: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, float, np.ndarray]:
-    """(low, alpha, I_D) by the residual paper's model, from a normal picture (H, W, 3).
-
-    I' = I - alpha I_D with I_D = (1 - I^gamma) I; alpha ~ U(0.5, 2),
-    gamma ~ exp(U(log 0.5, log 2)), noise sigma ~ U(0, 0.03), 8 bits.
-    """
-    alpha = rng.uniform(0.5, 2)
-    gamma = float(np.exp(rng.uniform(np.log(0.5), np.log(2))))
-    image = torch.from_numpy(high)
-    dark = darken(image, alpha, gamma).numpy()
-    noise = rng.uniform(0, 0.03) * rng.standard_normal(dark.shape, np.float32)
-    low = np.round(np.clip(dark + noise, 0, 1) * 255).astype(np.float32) / 255
-    return low, alpha, ((1 - image**gamma) * image).numpy()
+    """(low, alpha, I_D) by the residual paper's model, from a normal picture (H, W, 3)."""
+    low, alpha, gamma = photographed(high, rng)
+    return low / np.float32(255), alpha, (1 - high**gamma) * high
 
 
 def draw_modelled(data: Data, view: View, rng: np.random.Generator) -> Batch:

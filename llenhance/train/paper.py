@@ -19,7 +19,7 @@ from ..networks.lightweight import Auxiliary, Lightweight
 from ..networks.neid import halve
 from ..networks.residual import Residual
 from . import losses, schedules
-from .batches import Batch, draw_made, draw_unpaired, to_tensor
+from .batches import Batch, draw_made, draw_unpaired, real_pair, to_tensor
 from .data import Data, View, cut, lose_light
 from .recipes import (
     Losses,
@@ -67,13 +67,7 @@ def draw_faded(data: Data, view: View, rng: np.random.Generator) -> Batch:
 
 def draw_real(data: Data, view: View, rng: np.random.Generator) -> Batch:
     """low and high: real pairs only."""
-    shares = np.asarray(data.shares) / sum(data.shares)
-    lows, highs = [], []
-    for _ in range(view.batch):
-        pair = data.pairs[rng.choice(len(shares), p=shares)]
-        low, high = cut([pair.low, pair.high], view, rng)
-        lows.append(low)
-        highs.append(high)
+    lows, highs = zip(*(real_pair(data, view, rng) for _ in range(view.batch)), strict=True)
     return {"low": to_tensor(lows), "high": to_tensor(highs)}
 
 

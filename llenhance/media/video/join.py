@@ -28,7 +28,7 @@ def join(
     strip: bool = False,
     span: tuple[int, int] | None = None,
 ) -> list[str]:
-    """One video from parts that ``VideoWriter(..., plan=plan, part=True)`` wrote one after the
+    """One video from parts that ``VideoWriter(..., plan, part=True)`` wrote one after the
     other, without encoding again; gives the sentences of ``VideoWriter.dropped``. ``tags`` and
     ``strip`` as there, ``span`` from the first one's to the last one's: not every part can tell how
     long its last frame is shown.

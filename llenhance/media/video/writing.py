@@ -21,7 +21,7 @@ from .codecs import chroma_of
 from .decode import weave_fields
 from .info import UNSPECIFIED, Image, VideoInfo, as_fraction
 from .opening import reason
-from .plan import Encoding, colours, configure, plan_encoding
+from .plan import Encoding, colours, configure
 from .scope import Scope
 from .siting import Siting
 from .streams import Cut, Output
@@ -37,9 +37,9 @@ def _part_container(plan: Encoding) -> str:
 class VideoWriter(Scope):
     """Encodes frames into a file and copies every other stream of the source beside them.
 
-    ``target`` is written as it is (give it a temporary name and rename it afterwards), in
-    ``container`` whatever its suffix. ``source`` gives times, colours, tags and the other streams.
-    ``plan`` (from :func:`plan_encoding`) or its arguments say how. ``cut`` is (start, end) in
+    ``target`` is written as it is (give it a temporary name and rename it afterwards), as
+    ``plan``, from :func:`plan_encoding`, says, whatever its suffix. ``source``, for which that was
+    made, gives times, colours, tags and the other streams. ``cut`` is (start, end) in
     seconds from the first frame, as VideoReader's start and end: the other streams are cut with
     the pictures, and what is left begins when the source did. ``part=True`` writes the pictures
     alone, for :func:`join`; ``tags`` are added to the source's ("software" names what made the
@@ -48,39 +48,22 @@ class VideoWriter(Scope):
     On a clean exit the encoder is flushed, the rest is copied and the file is closed; ``dropped``
     then has a sentence for each thing that the output does not have, ``frames`` and ``duration``
     (seconds) say what :func:`verify` should find. After an exception the file is worthless.
-    Raises Refusal as plan_encoding does, MediaError when writing fails.
+    Raises MediaError when writing fails.
     """
 
     def __init__(
         self,
         target: Path,
         source: VideoInfo,
+        plan: Encoding,
         *,
-        container: str = "",
-        codec: str | None = None,
-        crf: int | None = None,
-        preset: str | None = None,
-        pix_fmt: str | None = None,
-        options: Mapping[str, str] | None = None,
-        scale: int = 1,
-        plan: Encoding | None = None,
         cut: tuple[float, float | None] = (0, None),
         part: bool = False,
         tags: Mapping[str, str] | None = None,
         strip: bool = False,
         threads: int = 0,
     ) -> None:
-        self.plan = plan or plan_encoding(
-            source,
-            container=container,
-            codec=codec,
-            crf=crf,
-            preset=preset,
-            pix_fmt=pix_fmt,
-            options=options,
-            scale=scale,
-        )
-        self.source, self.target, self.frames = source, target, 0
+        self.source, self.target, self.plan, self.frames = source, target, plan, 0
         self._first: int | None = None  # pts of the first and the last frame
         self._last = 0
         self._lasts = 0  # how long the last frame is shown
