@@ -85,7 +85,7 @@ def size_callback(_ctx: click.Context, _param: click.Parameter, value: str | Non
 
 
 def engine_options(*, several: bool) -> Callable[[F], F]:
-    """--engine, --device, --threads, --weights: where a network runs, on ``several`` GPUs or one.
+    """Where a network runs, with which weights and how precisely; on ``several`` GPUs or one.
 
     The command itself checks the device's name.
     """

@@ -1167,7 +1167,7 @@ def test_a_joined_matroska_tells_its_rate(tmp_path: Path) -> None:
     source = clips.clip(tmp_path / "in.mp4", frames=4, time_base=Fraction(1, 12800))
     info = videos.probe(source)
     plan = videos.plan_encoding(info, container="mkv", codec="h264", preset="ultrafast")
-    through(source, tmp_path / "part.mp4", plan, part=True)
+    through(source, tmp_path / "part.mp4", plan=plan, part=True)
     videos.join(tmp_path / "out.mkv", [tmp_path / "part.mp4"], info, plan)
     data = (tmp_path / "out.mkv").read_bytes()
     at = data.index(b"\x23\xe3\x83") + 3  # DefaultDuration, in nanoseconds

@@ -28,8 +28,8 @@ FAST = {"h264": "ultrafast", "hevc": "ultrafast", "av1": "12", "vp9": "8"}
 def through(source: Path, target: Path, **settings: Any) -> tuple[Any, Any]:
     """Read and write a video with nothing in between; the finished reader and writer."""
     info = videos.probe(source)
-    cut, strip = settings.pop("cut", (0, None)), settings.pop("strip", False)
-    plan = settings.pop("plan", None)
+    cut, plan = settings.pop("cut", (0, None)), settings.pop("plan", None)
+    words = {name: settings.pop(name) for name in ("part", "strip", "tags") if name in settings}
     if plan is None:
         container = settings.pop("container", target.suffix)
         plan = videos.plan_encoding(info, container=container, **settings)
@@ -37,7 +37,7 @@ def through(source: Path, target: Path, **settings: Any) -> tuple[Any, Any]:
         videos.VideoReader(
             source, info=info, threads=1, start=cut[0] or None, end=cut[1]
         ) as reader,
-        videos.VideoWriter(target, info, plan, cut=cut, strip=strip, threads=1) as writer,
+        videos.VideoWriter(target, info, plan, cut=cut, threads=1, **words) as writer,
     ):
         for frame in reader:
             writer.write(frame.image, frame.pts, frame.duration)

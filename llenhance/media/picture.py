@@ -48,7 +48,8 @@ class Picture:
     linear: bool = False  # the values are proportional to light (EXR, HDR)
     premultiplied: bool = False  # the file's colours were multiplied by alpha; here they are not
 
-    # What only the same format can take back: JPEG segments (marker, payload) or PNG chunks.
+    # What only the same format can take back, by name: a JPEG's segments, a PNG's chunks, an EXR's
+    # attributes, the lines of a Radiance header, a GIF's comments.
     carried: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     notes: list[str] = field(default_factory=list)  # what reading dropped or changed
