@@ -23,17 +23,9 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
     without a complaint it was meant to be invisible (VP8 reference frames), or it refers to what
     comes before a clip that was cut out of a longer one, and no player shows it.
     """
-    waiting: list[int] = []  # pts of packets whose frames have not come out, a heap
-    broken = False
-    following: int | None = None
+    expected = _Numbered(stream) if container.format.name == "avi" else _Expected()
+    following = 0
     latest: int | None = None
-    # AVI stores no presentation times: the n-th frame shown has the n-th time there is, from the
-    # first frame's on. What FFmpeg guesses is out of order where frames are reordered.
-    counted = container.format.name == "avi"
-    offset: int | None = None
-    index = _avi_index(stream) if counted else {}
-    chunk: int | None = None  # the number of the last one
-    missing: list[int] = []  # numbers of those that were not found, in order
     packets = container.demux(stream)
     if may_be_joined(container):
         packets = continuous(packets, stream)
@@ -44,50 +36,121 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
             raise MediaError(f"cannot be read to its end: {reason(error)}") from None
         if packet is None:
             break
-        stamp = packet.dts if counted else packet.pts
-        if counted and packet.size and packet.pos in index:
-            stamp = index[packet.pos]
-            missing += range(stamp if chunk is None else chunk + 1, stamp)
-            chunk = stamp
-        if packet.size and stamp is not None and not packet.is_discard:
-            heapq.heappush(waiting, stamp)
+        expected.sent(packet)
         try:
             frames = packet.decode()
         except av.error.EOFError:
             frames = []
         except (av.error.FFmpegError, OSError):
-            frames, broken = [], True
-            if counted and waiting:  # frames and complaints come in one order
-                lost = heapq.heappop(waiting)
-                while missing and missing[0] < lost:
-                    yield missing.pop(0) + (offset or 0), None
-                yield lost + (offset or 0), None
+            frames = []
+            for lost in expected.complained():
+                yield lost, None
         for frame in frames:
-            pts = frame.pts
-            if pts is None:  # a bare stream without a container has no times: count
-                pts = following or 0
+            # A bare stream without a container has no times: count.
+            pts = expected.shown(following if frame.pts is None else frame.pts)
             step = frame.duration or round(1 / ((stream.average_rate or 25) * stream.time_base))
-            if counted and waiting:
-                if offset is None:
-                    offset = pts - waiting[0]
-                while missing and missing[0] < waiting[0]:
-                    yield missing.pop(0) + offset, None
-                pts = heapq.heappop(waiting) + offset
             following = pts + max(1, step)
             if latest is not None and pts < latest:
                 continue  # after damage a decoder may give a frame late; its time has passed
             latest = pts
-            while not counted and waiting and waiting[0] < pts:
-                lost = heapq.heappop(waiting)
-                if broken:
-                    yield lost, None
-            while not counted and waiting and waiting[0] == pts:
-                heapq.heappop(waiting)
+            for lost in expected.passed(pts):
+                yield lost, None
             if frame.key_frame:
-                broken = False
+                expected.broken = False
             yield pts, frame
-    while broken and waiting:
-        yield heapq.heappop(waiting) + (offset or 0), None
+    for lost in expected.rest():
+        yield lost, None
+
+
+class _Expected:
+    """The times of packets whose frames have not come out; ``broken`` since the last complaint."""
+
+    def __init__(self) -> None:
+        self.waiting: list[int] = []  # a heap
+        self.broken = False
+
+    def sent(self, packet: Any) -> None:
+        """The decoder has been given a packet."""
+        self._await(packet, packet.pts)
+
+    def complained(self) -> list[int]:
+        """It could not decode something: what is known to be lost by that."""
+        self.broken = True
+        return []
+
+    def shown(self, pts: int) -> int:
+        """When a frame that it gave, with this time, is shown."""
+        return pts
+
+    def passed(self, pts: int) -> list[int]:
+        """The times before that of a frame at which one was lost."""
+        lost = []
+        while self.waiting and self.waiting[0] < pts:
+            lost.append(heapq.heappop(self.waiting))
+        while self.waiting and self.waiting[0] == pts:
+            heapq.heappop(self.waiting)
+        return lost if self.broken else []
+
+    def rest(self) -> list[int]:
+        """Those at which one was lost after the last frame."""
+        return sorted(self.waiting) if self.broken else []
+
+    def _await(self, packet: Any, stamp: int | None) -> None:
+        if packet.size and stamp is not None and not packet.is_discard:
+            heapq.heappush(self.waiting, stamp)
+
+
+class _Numbered(_Expected):
+    """The same of an AVI, which stores no presentation times.
+
+    The n-th frame shown has the n-th time there is, from the first frame's on: what FFmpeg guesses
+    is out of order where frames are reordered. Frames and complaints come in one order.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self._index = _avi_index(stream)
+        self._next: int | None = None  # number of the chunk that comes next
+        self._missing: list[int] = []  # numbers of those that were not found, in order
+        self._offset: int | None = None  # the first frame's time less its number
+        self._lost: list[int] = []  # times, until a frame has passed them
+
+    def sent(self, packet: Any) -> None:
+        stamp = packet.dts
+        if packet.size and packet.pos in self._index:
+            stamp = self._index[packet.pos]
+            self._missing += range(stamp if self._next is None else self._next, stamp)
+            self._next = stamp + 1
+        self._await(packet, stamp)
+
+    def complained(self) -> list[int]:
+        self.broken = True
+        if not self.waiting:
+            return []
+        number = heapq.heappop(self.waiting)
+        return [*self._missing_before(number), number + (self._offset or 0)]
+
+    def shown(self, pts: int) -> int:
+        if not self.waiting:
+            return pts
+        number = heapq.heappop(self.waiting)
+        if self._offset is None:
+            self._offset = pts - number
+        self._lost += self._missing_before(number)
+        return number + self._offset
+
+    def passed(self, pts: int) -> list[int]:  # noqa: ARG002
+        lost, self._lost = self._lost, []
+        return lost
+
+    def rest(self) -> list[int]:
+        return [number + (self._offset or 0) for number in super().rest()]
+
+    def _missing_before(self, number: int) -> list[int]:
+        times = []
+        while self._missing and self._missing[0] < number:
+            times.append(self._missing.pop(0) + (self._offset or 0))
+        return times
 
 
 def _avi_index(stream: Any) -> dict[int, int]:
