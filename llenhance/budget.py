@@ -70,6 +70,8 @@ class Budget:
         if tile == "off" or not self._may_cut:
             return self._tiles(picture, height * width)
         if tile != "auto":
+            if not isinstance(tile, int):
+                raise ControlError(f"tile {tile!r}: auto, off or a number of pixels")
             if tile < 1:
                 raise ControlError(f"tile {tile}: a tile has at least one pixel")
             grid = tiling.by_side(height, width, tile, self._halo, self._multiple)

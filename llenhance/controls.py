@@ -38,7 +38,7 @@ def check(
             raise ControlError(
                 f"{name} {value:g}: it goes from {control.low:g} to {control.high:g}"
             )
-    return scale, {c.name: float(controls.get(c.name, c.default)) for c in method.controls}
+    return int(scale), {c.name: float(controls.get(c.name, c.default)) for c in method.controls}
 
 
 def lacking(control: str, *names: str) -> str:

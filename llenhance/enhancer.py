@@ -53,6 +53,8 @@ def load(
     """
     row = get(method)
     found = checkpoints.find(row, weights)
+    if threads is not None and threads < 1:
+        raise ControlError(f"threads {threads}: at least 1")
     threads = threads or available_threads()
     opened, note = open_engine(row, found, engine, device, threads, precision)
     return Enhancer(row, found, opened, note, max_memory, threads)

@@ -67,16 +67,18 @@ def judge(
 
     "same": it was made from this input with this recipe. "changed": we made it, from this input,
     but the input or the recipe has changed. "foreign": we did not make it, or it was touched since,
-    or it was made from another input: replacing it would lose something.
+    or it was made from another input: replacing it would lose something. An input under another
+    name is the same one if it is unchanged and no longer there under its old name.
     """
     try:
         if entry is None or entry.get("output") != list(state(target)):
             return "foreign"
     except OSError:
         return "foreign"
-    if entry.get("input") == list(given) and entry.get("recipe") == plain(recipe):
-        return "same"
-    return "changed" if entry.get("source") == os.path.abspath(source) else "foreign"
+    before, unchanged = str(entry.get("source")), entry.get("input") == list(given)
+    if before != os.path.abspath(source) and (not unchanged or os.path.lexists(before)):
+        return "foreign"
+    return "same" if unchanged and entry.get("recipe") == plain(recipe) else "changed"
 
 
 def plain(recipe: Recipe) -> Any:

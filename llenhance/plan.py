@@ -128,7 +128,8 @@ def plan(
         or len(models) > 1
         or any(source.folder for source in sources)
     )
-    if output == STREAM and (len(models) > 1 or len(sources) > 1 or len(inputs) > 1):
+    printed = output == STREAM or (output is None and any(s.path is None for s in sources))
+    if printed and (len(models) > 1 or len(sources) > 1 or len(inputs) > 1):
         raise Refusal("standard output takes one picture of one method")
     if to_folder and os.path.exists(str(output)) and not os.path.isdir(str(output)):
         raise Refusal(f"{output} is a file; a folder is needed for several outputs")
@@ -166,7 +167,8 @@ def _job(source: Source, model: str, names: Names) -> Job:
     if source.kind == "picture" and target is not None:
         named = images.format_of_suffix(target.suffix)
         if target.suffix and (named is None or images.FORMATS[named].writes):
-            raise Refusal(f"{target}: pictures are not written as {target.suffix}")
+            hint = " (a video comes as Y4M, or with --raw)" if source.path is None else ""
+            raise Refusal(f"{target}: pictures are not written as {target.suffix}{hint}")
     job = Job(source.path, target, source.kind, model, folder=folder, suffix=names.picture)
     if source.path is None or folder is None:
         return job
@@ -225,7 +227,7 @@ def _suffix(source: Source, names: Names) -> str:
     own = source.path.suffix
     if source.kind == "video":
         if names.video is None and is_numbered(source.path):
-            return own
+            return names.picture or own
         return names.video or (own if own.lower() in files.CONTAINERS else ".mp4")
     if names.picture is not None:
         return names.picture
@@ -380,7 +382,11 @@ def _resumed(job: Job, entries: dict[str, journal.Entry], recipe: journal.Recipe
         return replace(job, skip="done before")
     if known == "changed":
         return replace(job, replaces=True)
-    return replace(job, skip=f"{job.target} exists and is not in the journal", foreign=True)
+    return replace(
+        job,
+        skip=f"{job.target} exists and is not known as made from this",
+        foreign=True,
+    )
 
 
 def _free(kind: str, target: Path) -> Path:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import Refusal
+from .inputs import STREAM
 from .jobs import Batch
 from .media import files
 from .plan import Plan
@@ -22,6 +23,8 @@ def check(planned: Plan, record: str | None, compare: str | None) -> None:
     """Raises Refusal where it would replace anything but another such file."""
     if record is None:
         return
+    if record == STREAM:
+        raise Refusal("--report takes a file (--json prints on standard output)")
     path = Path(record)
     files.check_name(path)
     files.check_writable(path.parent)

@@ -151,7 +151,7 @@ class Report:
 
     def summary(self) -> None:
         """The sum at the end of several jobs, and again what failed when it has scrolled away."""
-        if self.finished + self.passed_over + len(self.failures) <= 1:
+        if self.finished + self.passed_over + len(self.failures) <= 1 and not self.foreign:
             return
         parts = [f"{self.finished} done"]
         if self.passed_over:

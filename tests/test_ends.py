@@ -20,13 +20,15 @@ import click
 import clips
 import cv2
 import numpy as np
+import pictures
 import pytest
 from PIL import Image
 
 from llenhance import footage
 from llenhance.cli import cli
 from llenhance.errors import MediaError, Refusal
-from llenhance.media import videos
+from llenhance.media import colour, images, videos
+from llenhance.media.picture import Picture
 from llenhance.media.video import camera as cameras
 from llenhance.media.video.places import RawFormat, find, frame_rate, is_numbered, raw_format
 from llenhance.options import SECONDS
@@ -407,6 +409,41 @@ def test_y4m_through_the_command(tmp_path: Path) -> None:
     words = [*map(str, MODEL), *map(str, AS_IS), "-o", "slow.mkv"]
     subprocess.run(["sh", "-c", f"{slow} {' '.join(words)}"], cwd=tmp_path, check=True)
     assert positions(tmp_path / "slow.mkv") == list(range(6))
+
+
+def test_a_y4m_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    source = clips.clip(tmp_path / "in.mp4", frames=6)
+    do(source, tmp_path / "whole.y4m")
+    data = (tmp_path / "whole.y4m").read_bytes()
+    assert videos.probe(tmp_path / "whole.y4m").frames == 6
+    for cut in (1, 20_000, 23_043):
+        (tmp_path / "cut.y4m").write_bytes(data[:-cut])
+        report = do(tmp_path / "cut.y4m", tmp_path / f"{cut}.mp4")
+        missing = f"cut off: {cut:,} bytes are missing at the end of the file"
+        assert missing in report.failures[0][1]
+
+
+def test_what_numbered_pictures_lose_is_named(tmp_path: Path) -> None:
+    for number in (1, 2):
+        frames = [Image.fromarray(clips.picture(number + n)) for n in range(2)]
+        path = tmp_path / f"a{number}.png"
+        frames[0].save(path, icc_profile=pictures.icc("p3"), exif=pictures.exif())
+        frames[0].save(tmp_path / f"b{number}.gif", save_all=True, append_images=frames[1:])
+        light = np.full((8, 8, 3), 8, np.float32)
+        data = images.encode(Picture([light], "exr", icc=colour.linear_profile()), "exr")
+        (tmp_path / f"c{number}.exr").write_bytes(data)
+    told = {}
+    for name in ("a%d.png", "b%d.gif", "c%d.exr"):
+        report = do(tmp_path / name, tmp_path / f"o{name}")
+        told[name] = report.rows[0]["warnings"]
+    assert told == {
+        "a%d.png": [
+            "their colour profile is dropped: frames are sRGB",
+            "their metadata is dropped",
+        ],
+        "b%d.gif": ["of several frames or pages in a file the first is taken"],
+        "c%d.exr": ["light above white is compressed, and floats become 16 bits"],
+    }
 
 
 def test_what_a_pipe_cannot_take_is_refused_before_a_network_is_loaded(tmp_path: Path) -> None:

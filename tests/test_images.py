@@ -511,6 +511,13 @@ def test_gif_of_few_colours_is_exact():
     assert np.array_equal(read.frames[0], frame)
 
 
+def test_grey_becomes_a_gif_of_the_same_grey():
+    grey = SCENE[..., 1].copy()
+    for frame in (grey, grey[..., None], np.dstack((grey, np.full_like(grey, 255)))):
+        read = images.read(images.encode(Picture([frame], "png"), "gif")).frames[0]
+        assert np.abs(read[..., :3].astype(int) - grey[..., None]).max() <= 1
+
+
 def test_what_a_gif_cannot_hold_is_said():
     few = np.asarray(Image.fromarray(SCENE).quantize(64).convert("RGB"))
     assert images.losses(Picture([few], "png"), "gif") == []
@@ -642,6 +649,15 @@ def test_exr_keeps_light_depth_and_attributes(half, channels):
     assert images.encode(read, "exr") == images.encode(
         images.read(images.encode(read, "exr")), "exr"
     )
+
+
+def test_transparency_of_other_formats_comes_back_from_an_exr():
+    """Its colours are multiplied by alpha, theirs are not."""
+    frame = picture(20, 30, 4, np.float32)
+    frame[..., 3] = 0.25 + 0.5 * frame[..., 3]
+    given_ = Picture([frame], "png", icc=colour.linear_profile())
+    read = images.read(images.encode(given_, "exr"))
+    assert np.allclose(read.frames[0], frame, atol=1e-5)
 
 
 def test_radiance_keeps_light_and_header():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -77,8 +78,15 @@ def test_a_target_made_of_another_input_is_not_replaced(pair, tmp_path):
     other = tmp_path / "other.png"
     other.write_bytes(b"other")
     assert judged(other, target) == "foreign"
+    twin = tmp_path / "twin.png"  # of a camera whose files have one size, in the same second
+    twin.write_bytes(source.read_bytes()[::-1])
+    shutil.copystat(source, twin)
+    assert journal.state(twin) == journal.state(source)
+    assert judged(twin, target) == "foreign"
     moved = source.rename(tmp_path / "moved.png")
     assert judged(moved, target) == "same"
+    assert judged(moved, target, RECIPE | {"model": "neid"}) == "changed"
+    assert judged(other, target) == "foreign"
 
 
 def test_a_torn_line_is_passed_over_and_not_glued_to_the_next(pair):

@@ -386,6 +386,18 @@ def test_numbered_pictures_of_two_inputs_that_would_meet_are_refused():
         plan("f_%d.png", "f_1000x.png", output=None, template="{stem}x{ext}", on_exists="overwrite")
 
 
+def test_numbered_pictures_take_the_suffix_that_is_asked_for():
+    make("f_1.png")
+    assert targets("f_%d.png", output=None, ext="tif") == [("f_%d.png", "f_%d_dln.tif")]
+
+
+def test_standard_input_without_an_output_goes_alone():
+    make("a.jpg")
+    for inputs, models in ((("-", "a.jpg"), None), (("-", "-"), None), (("-",), ["dln", "neid"])):
+        with pytest.raises(Refusal, match="standard output takes one picture of one method"):
+            plan(*inputs, output=None, **({} if models is None else {"models": models}))
+
+
 def test_a_free_name_for_numbered_pictures_is_found_each_time():
     make("f_1.png")
     for number in ("", "-1", "-2", "-3"):

@@ -123,3 +123,7 @@ def test_tiles_of_an_area_are_small_where_that_costs_little():
 def test_a_tile_of_nothing_is_refused():
     with pytest.raises(ControlError, match="tile 0"):
         load("lightweight", device="cpu").enhance(scene(20, 20), tile=0)
+    with pytest.raises(ControlError, match="tile '64': auto, off or a number of pixels"):
+        load("lightweight", device="cpu").enhance(scene(20, 20), tile="64")
+    with pytest.raises(ControlError, match="threads -1: at least 1"):
+        load("lightweight", device="cpu", threads=-1)

@@ -362,6 +362,39 @@ def test_odd_sizes(tmp_path: Path, size: tuple[int, int], codec: str) -> None:
     assert difference.mean() < 6
 
 
+@pytest.mark.parametrize("suffix", [".mov", ".mkv", ".webm"])
+def test_pixels_keep_their_shape_or_it_is_said(tmp_path: Path, suffix: str) -> None:
+    source = clips.clip(tmp_path / "in.mp4", frames=3, aspect=Fraction(4, 3))
+    codec = {".mov": "prores", ".mkv": "h264", ".webm": "vp9"}[suffix]
+    info = videos.probe(source)
+    plan = videos.plan_encoding(info, container=suffix, codec=codec)
+    through(source, tmp_path / "part", plan=plan, part=True)
+    target = tmp_path / f"out{suffix}"
+    notes = videos.join(target, [tmp_path / "part"], info, plan)
+    kept = videos.probe(target).sample_aspect == Fraction(4, 3)
+    assert kept == (suffix != ".webm")
+    told = ["pixels of 4:3 become square: vp9 in webm does not tell their shape"]
+    assert notes == ([] if kept else told)
+
+
+def test_a_second_video_stream_is_copied_and_named(tmp_path: Path) -> None:
+    one, other = (clips.clip(tmp_path / f"{n}.mp4", frames=3) for n in range(2))
+    source = tmp_path / "two.mkv"
+    with av.open(str(source), "w") as out:
+        opened = [av.open(str(path)) for path in (one, other)]
+        streams = [out.add_stream_from_template(file.streams.video[0]) for file in opened]
+        for file, stream in zip(opened, streams, strict=True):
+            for packet in file.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    out.mux(packet)
+            file.close()
+    _, writer = through(source, tmp_path / "out.mkv")
+    assert writer.dropped == [
+        "video stream 1 (h264) is copied as it is: one video stream is enhanced"
+    ]
+
+
 def test_twice_the_size_has_the_same_shape(tmp_path: Path) -> None:
     source = clips.clip(tmp_path / "in.mp4", frames=3, aspect=Fraction(4, 3))
     info = videos.probe(source)

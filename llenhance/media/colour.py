@@ -100,7 +100,8 @@ def _by_bands(convert: Callable[[Array], Array], values: Array) -> Array:
 
 
 def _transform(values: Array, source: bytes, target: bytes, spaces: tuple[str, str]) -> Array:
-    """(H, W, channels) -> float32 in another profile, relative colorimetric, by LittleCMS."""
+    """(H, W, channels), (H, W) for grey -> float32 in another profile, relative colorimetric, by
+    LittleCMS."""
     import imagecodecs
 
     def convert(band: Array) -> Array:
@@ -177,7 +178,7 @@ def to_srgb(rgb: Array, icc: bytes) -> NDArray[np.float32]:
     kind = space(icc)
     if kind == "rgb" and rgb.dtype != np.float32 and (measured := _matrix(icc)):
         return _by_bands(lambda band: encode_srgb(measured.to_light(band)), rgb)
-    values = to_float(rgb[..., :1] if kind == "gray" else rgb)
+    values = to_float(rgb[..., 0] if kind == "gray" else rgb)
     return encode_srgb(_transform(values, icc, linear_profile(), (kind, "rgb")))
 
 

@@ -219,8 +219,7 @@ def write(picture: Picture, writing: Writing) -> bytes:  # noqa: ARG001
 def _frame(frame: Array, delay: int) -> bytes:
     """Graphic control, image descriptor, palette and data of one whole frame."""
     clear = frame[..., -1] < 128 if frame.ndim == 3 and frame.shape[2] in (2, 4) else None
-    rgb = frame[..., :3] if frame.ndim == 3 and frame.shape[2] >= 3 else _rgb(frame[..., :1])
-    rgb = np.ascontiguousarray(np.broadcast_to(rgb, (*frame.shape[:2], 3)))
+    rgb, _ = split(frame)
     indices, table = _reduced(rgb)
     if clear is not None:
         indices[clear] = 255

@@ -139,9 +139,10 @@ def read_exr(data: bytes, limits: Limits) -> Picture:
     picture = Picture([], "exr", linear=True, compression=compression)
     height = windows[0][3] - windows[0][1] + 1
     if not flags & TILED:
-        _check_chunks(
-            data, end, -(-height // LINES.get(compression, 1)), compression, limits, picture
+        line = (windows[0][2] - windows[0][0] + 1) * sum(
+            2 if kind == HALF else 4 for kind in channels.values()
         )
+        _check_chunks(data, end, compression, (windows[0][1], height, line), limits, picture)
     grey = "Y" in channels and not {"R", "G", "B"} & set(channels)
     used = {"Y"} if grey else {"R", "G", "B"}
     if not used <= set(channels):
@@ -172,16 +173,28 @@ def read_exr(data: bytes, limits: Limits) -> Picture:
 
 
 def _check_chunks(
-    data: bytes, at: int, count: int, compression: str, limits: Limits, picture: Picture
+    data: bytes,
+    at: int,
+    compression: str,
+    lines: tuple[int, int, int],
+    limits: Limits,
+    picture: Picture,
 ) -> None:
-    """FFmpeg leaves black what is missing or damaged and says nothing: look ourselves."""
+    """FFmpeg leaves black what is missing or damaged and says nothing: look ourselves.
+
+    ``lines``: the number of the first one, how many there are, and the bytes in one.
+    """
+    first, height, line = lines
+    together = LINES.get(compression, 1)
     try:
-        for offset in struct.unpack_from(f"<{count}Q", data, at):
-            _, size = struct.unpack_from("<iI", data, offset)
+        for offset in struct.unpack_from(f"<{-(-height // together)}Q", data, at):
+            number, size = struct.unpack_from("<iI", data, offset)
             body = data[offset + 8 : offset + 8 + size]
             if len(body) < size or offset < at:
                 raise ValueError("a chunk is cut")
-            if compression in ("ZIP", "ZIPS") and body[:1] in (b"\x78", b"\x58", b"\x68"):
+            # What does not become smaller is stored as it is.
+            packed = size < min(together, first + height - number) * line
+            if packed and compression in ("ZIP", "ZIPS"):
                 zlib.decompress(body, bufsize=1 << 16)
     except (struct.error, ValueError, OverflowError, zlib.error) as error:
         limits.damaged(f"not all of its pixels are there ({reason(error)})")
@@ -218,7 +231,7 @@ def write_exr(picture: Picture, writing: Writing) -> bytes:
     frame = picture.frames[0].astype(np.float32)
     if frame.ndim == 2:
         frame = frame[..., None]
-    if frame.shape[2] in (2, 4) and picture.premultiplied:
+    if frame.shape[2] in (2, 4):  # the format's colours are multiplied by alpha
         frame = np.concatenate((frame[..., :-1] * frame[..., -1:], frame[..., -1:]), 2)
     if frame.shape[2] == 2:
         frame = frame[..., [0, 0, 0, 1]]

@@ -47,6 +47,7 @@ def join(
                 stream.codec_context.codec_tag = "hvc1"
             # Not all parts tell it, and Matroska then has no place for how long a frame lasts.
             stream.codec_context.framerate = source.frame_rate
+            stream.sample_aspect_ratio = source.sample_aspect
             return stream
 
         out = Output(

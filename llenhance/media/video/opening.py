@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import IO, Any
@@ -100,6 +101,10 @@ def video_stream(container: Any) -> Any:
     return stream
 
 
+_Y4M_FRAME = b"FRAME\n"
+_Y4M_CHROMA = re.compile(rb"(420|422|444)(?:jpeg|mpeg2|paldv|(p\d+))?")
+
+
 def missing_bytes(file: IO[bytes]) -> int:
     """How many bytes the outermost boxes promise beyond the end of the file.
 
@@ -114,9 +119,30 @@ def missing_bytes(file: IO[bytes]) -> int:
         end = _avi_end(file, size)
     elif head[4:] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         end = _mp4_end(file, size)
+    elif head == b"YUV4MPEG":
+        end = _y4m_end(file, size)
     else:
         end = size
     return max(0, end - size)
+
+
+def _y4m_end(file: IO[bytes], size: int) -> int:
+    """Where the last frame of a Y4M ends; ``size`` where its frames are not all alike."""
+    file.seek(0)
+    head = file.readline(256)
+    found = re.match(rb"YUV4MPEG2 W(\d+) H(\d+) .*?(?:C(\w+)|$)", head)
+    chroma = found and _Y4M_CHROMA.fullmatch(found[3] or b"420")
+    if not found or not chroma:
+        return size
+    width, height = int(found[1]), int(found[2])
+    across, down = {b"420": (2, 2), b"422": (2, 1), b"444": (1, 1)}[chroma[1]]
+    values = width * height + 2 * -(-width // across) * -(-height // down)
+    frame = len(_Y4M_FRAME) + values * (2 if chroma[2] else 1)
+    whole, rest = divmod(size - len(head), frame)
+    file.seek(len(head) + whole * frame)
+    if rest and file.read(len(_Y4M_FRAME)) == _Y4M_FRAME[:rest]:
+        return len(head) + (whole + 1) * frame
+    return size
 
 
 def cut_off(missing: int) -> str:

@@ -185,8 +185,11 @@ class PipeWriter(Scope):
     def _header(self, width: int, height: int) -> bytes:
         rate, aspect = self._source.frame_rate, self._source.sample_aspect
         levels = "FULL" if self._range == 2 else "LIMITED"
+        fields = "p"
+        if self._source.interlaced and height == self._source.height:
+            fields = "t" if self._source.top_field_first else "b"
         return (
-            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip"
+            f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} I{fields}"
             f" A{aspect.numerator}:{aspect.denominator} C{_Y4M[self._format]}"
             f" XCOLORRANGE={levels}\n"
         ).encode()

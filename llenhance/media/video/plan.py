@@ -155,6 +155,13 @@ def plan_encoding(
             f"{width}x{height} becomes {coded_width}x{coded_height}: {name} holds even sizes only, "
             "so the last row or column is there twice"
         )
+    shape = source.sample_aspect
+    if shape != 1 and muxer in ("matroska", "webm") and name not in ("h264", "hevc"):
+        # Matroska has a field for it, which PyAV cannot fill; these two tell it by themselves.
+        notes.append(
+            f"pixels of {shape.numerator}:{shape.denominator} become square: {name} in {muxer} does"
+            " not tell their shape"
+        )
     interlaced = source.interlaced and scale == 1 and encoder in ("libx264", "prores_ks")
     if interlaced:
         chosen["flags"] = "+ildct+ilme" + chosen.get("flags", "")

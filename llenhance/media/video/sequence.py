@@ -35,7 +35,7 @@ class SequenceReader(VideoReader):
         self._files, self._max_pixels = find(path), max_pixels
         if not self._files:
             raise MediaError("no files have such names")
-        first, alpha = self._first()
+        first, alpha, lost = self._first()
         info = plain_info(
             path,
             "pictures",
@@ -47,14 +47,15 @@ class SequenceReader(VideoReader):
         )
         super().__init__(path, info=replace(info, alpha=alpha), **choices)
         self.decoder = "pictures"
+        self.notes += lost
         numbers = [number for number, _ in self._files]
         absent = numbers[-1] - numbers[0] + 1 - len(numbers)
         if absent:
             self.notes.append(f"{absent} numbers between the first and the last have no file")
 
-    def _first(self) -> tuple[Image, bool]:
-        """The first picture that can be read, and whether it is transparent anywhere. Raises
-        MediaError, what the very first one said, where there is none."""
+    def _first(self) -> tuple[Image, bool, list[str]]:
+        """The first picture that can be read, whether it is transparent anywhere, and what of it
+        is left out. Raises MediaError, what the very first one said, where there is none."""
         failure: MediaError | None = None
         for _, path in self._files:
             try:
@@ -82,8 +83,9 @@ class SequenceReader(VideoReader):
             yield index, 1, image
 
 
-def _read(path: Path, max_pixels: int) -> tuple[Image, bool]:
-    """(H, W, 3) RGB, uint8 or uint16, and whether it is transparent anywhere. Raises MediaError."""
+def _read(path: Path, max_pixels: int) -> tuple[Image, bool, list[str]]:
+    """(H, W, 3) RGB, uint8 or uint16, whether it is transparent anywhere, and what of the picture
+    is left out, for people. Raises MediaError."""
     data = files.read(path, Limits(max_pixels).size)
     picture = images.read(data, max_pixels=max_pixels)
     frame = colour.as_srgb(picture.frames[0], picture.icc, mapped=picture.linear)
@@ -93,7 +95,15 @@ def _read(path: Path, max_pixels: int) -> tuple[Image, bool]:
     transparent = alpha is not None and bool((alpha < opaque).any())
     if rgb.dtype == np.float32:
         rgb = pixels.convert(pixels.tone_map(rgb), np.dtype(np.uint16))
-    return rgb, transparent
+    lost = {
+        "light above white is compressed, and floats become 16 bits": frame.dtype == np.float32,
+        "their colour profile is dropped: frames are sRGB": not (
+            picture.linear or colour.is_srgb(picture.icc)
+        ),
+        "their metadata is dropped": picture.exif is not None or picture.xmp is not None,
+        "of several frames or pages in a file the first is taken": len(picture.frames) > 1,
+    }
+    return rgb, transparent, [sentence for sentence, true in lost.items() if true]
 
 
 def picture_format(path: Path) -> str:

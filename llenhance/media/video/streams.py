@@ -116,6 +116,8 @@ class _Copier:
             if not _holds(muxer, stream):
                 self.dropped.append(f"{info} is dropped: {muxer} cannot hold it")
                 continue
+            if stream.type == "video" and not stream.disposition & Disposition.attached_pic:
+                self.dropped.append(f"{info} is copied as it is: one video stream is enhanced")
             copy = _add(out, stream, strip)
             if stream.type != "attachment":
                 self._pairs[info.index] = copy
