@@ -362,6 +362,23 @@ def test_odd_sizes(tmp_path: Path, size: tuple[int, int], codec: str) -> None:
     assert difference.mean() < 6
 
 
+@pytest.mark.parametrize("opencv", [True, False])
+def test_the_last_of_reordered_frames_lasts_as_long_as_it_did(tmp_path: Path, opencv: bool) -> None:
+    """MP4 tells how long frames last in the order of decoding."""
+    times = [0, 30, 300]
+    source = clips.clip(tmp_path / "in.mp4", frames=3, times=times, time_base=Fraction(1, 1))
+    info = videos.probe(source)
+    with videos.VideoReader(source, opencv=opencv) as reader:
+        frames = list(reader)
+    ends = [(frame.pts + frame.duration) * info.time_base for frame in frames]
+    assert ends[-1] == pytest.approx(info.duration)
+    assert info.duration == pytest.approx(300.04, abs=0.01)
+    _, writer = through(source, tmp_path / "out.mp4")
+    assert writer.duration == pytest.approx(300.04, abs=0.01)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.duration == pytest.approx(300.04e6, abs=1e4)
+
+
 @pytest.mark.parametrize("suffix", [".mov", ".mkv", ".webm"])
 def test_pixels_keep_their_shape_or_it_is_said(tmp_path: Path, suffix: str) -> None:
     source = clips.clip(tmp_path / "in.mp4", frames=3, aspect=Fraction(4, 3))

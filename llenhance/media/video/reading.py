@@ -97,6 +97,7 @@ class VideoReader(Scope):
         base, first = self.info.time_base, self.info.start
         self._from = None if start is None else first + as_fraction(start) / base
         self._to = None if end is None else first + as_fraction(end) / base
+        self._end: int | None = None  # pts at which the stream ends, where that is known
         self._running: list[Generator[Frame, None, None]] = []
         self._reformatter = VideoReformatter()
         self._siting = Siting(self.info)
@@ -189,7 +190,14 @@ class VideoReader(Scope):
                 continue
             whole = frame is not None and not frame.is_corrupt
             image = self.info.turn.apply(self._convert(frame)) if whole else None
-            yield pts, frame.duration if frame is not None else 0, image
+            yield pts, 0 if frame is None else self._lasts(pts, frame), image
+
+    def _lasts(self, pts: int, frame: Any) -> int:
+        """How long a frame is shown. MP4 says it in the order of decoding, so that the last one
+        shown may have the time of another one; it ends with the stream at the latest."""
+        if self._end is None or pts >= self._end:
+            return int(frame.duration)
+        return min(int(frame.duration), self._end - pts)
 
     def _seek_to(self) -> int | None:
         """Where to begin so that the first frame wanted is whole; None: at the beginning."""
@@ -224,6 +232,8 @@ class VideoReader(Scope):
             file = stack.enter_context(open_file(self.path))
             container = stack.enter_context(open_input(file))
             stream = video_stream(container)
+            if "mp4" in self.info.container and stream.duration:
+                self._end = (stream.start_time or 0) + stream.duration
             context = stream.codec_context
             context.options = options
             context.thread_count = self._threads
@@ -275,7 +285,7 @@ class VideoReader(Scope):
                         return
                     self.decoder, self._careful = "OpenCV", False
                 whole = not frame.is_corrupt
-                yield pts, frame.duration, self.info.turn.apply(image) if whole else None
+                yield pts, self._lasts(pts, frame), self.info.turn.apply(image) if whole else None
 
     def _opencv_is_faithful(self) -> bool:
         """Whether a reading from the beginning would take OpenCV's pixels."""
