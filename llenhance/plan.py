@@ -133,6 +133,8 @@ def plan(
         raise Refusal("standard output takes one picture of one method")
     if to_folder and os.path.exists(str(output)) and not os.path.isdir(str(output)):
         raise Refusal(f"{output} is a file; a folder is needed for several outputs")
+    if to_folder and _looks_like_a_file(str(output)):
+        raise Refusal(f"{output} looks like a file; a folder is needed ({output}/ makes one)")
     if ext is not None and output not in (None, STREAM) and not to_folder:
         raise Refusal(f"--ext goes with names that this program makes, not with -o {output}")
     picture, video = _asked(ext)
@@ -144,6 +146,13 @@ def plan(
         _refuse_clashes(jobs)
     _check_places(jobs)
     return Plan(jobs, found.failures, found.left_out)
+
+
+def _looks_like_a_file(output: str) -> bool:
+    """Whether a name that is not there yet has the suffix of a picture or a video."""
+    suffix = Path(output).suffix.lower()
+    known = images.format_of_suffix(suffix) is not None or suffix in files.CONTAINERS
+    return known and not output.endswith(("/", os.sep)) and not os.path.lexists(output)
 
 
 # --- targets --------------------------------------------------------------------------------------

@@ -398,6 +398,15 @@ def test_standard_input_without_an_output_goes_alone():
             plan(*inputs, output=None, **({} if models is None else {"models": models}))
 
 
+def test_several_outputs_do_not_make_a_folder_that_looks_like_a_file():
+    make("a.jpg", "d/b.jpg")
+    for inputs in (("a.jpg", "d/b.jpg"), ("d",)):
+        for output in ("o.jpg", "o.mp4"):
+            with pytest.raises(Refusal, match=f"{output}/ makes one"):
+                plan(*inputs, output=output)
+        assert targets(*inputs, output="o.jpg/")[-1] == ("d/b.jpg", "o.jpg/b.jpg")
+
+
 def test_a_free_name_for_numbered_pictures_is_found_each_time():
     make("f_1.png")
     for number in ("", "-1", "-2", "-3"):
