@@ -423,6 +423,27 @@ def test_a_y4m_that_was_cut_off_is_named(tmp_path: Path) -> None:
         assert missing in report.failures[0][1]
 
 
+def test_a_y4m_that_was_cut_off_on_a_pipe_is_named(tmp_path: Path) -> None:
+    """FFmpeg drops the rest of a frame without a word; raw frames are held to the same."""
+    do(clips.clip(tmp_path / "in.mp4", frames=4), tmp_path / "whole.y4m")
+    data = (tmp_path / "whole.y4m").read_bytes()
+    for cut, shown, told in (
+        (0, 4, False),
+        (1, 4, True),
+        (23_045, 4, True),
+        (23_046, 3, False),
+        (2 * 23_046 + 8, 2, True),
+    ):
+        out, err = command("-", "-o", "-", *MODEL, *AS_IS, data=data[: len(data) - cut])
+        assert out.count(b"FRAME\n") == shown
+        assert ("is damaged: the frame before it is shown again" in err) is told
+    other = data.replace(b"FRAME\n", b"FRAME Ip\n")  # such frames are longer than we count
+    out, err = command("-", "-o", "-", *MODEL, *AS_IS, data=other)
+    assert out.count(b"FRAME\n") == 4
+    assert "damaged" not in err
+    command("-", "-o", "-", *MODEL, "--on-error", "fail", data=data[:-1], status=1)
+
+
 def test_what_numbered_pictures_lose_is_named(tmp_path: Path) -> None:
     for number in (1, 2):
         frames = [Image.fromarray(clips.picture(number + n)) for n in range(2)]

@@ -111,6 +111,17 @@ def test_multi_picture_index_and_what_it_points_to_are_dropped():
     assert out.endswith(b"\xff\xd9")
 
 
+@pytest.mark.parametrize("name", ["PNG", "PPM"])
+def test_what_follows_a_picture_is_named(name):
+    """As ``cat a.png b.png | llenhance -`` has it; PNM by its standard may."""
+    data = pictures.pillow(SCENE, name)
+    assert images.read(data).notes == images.read(data + b"\n").notes == []
+    for rest, what in ((data, "more pictures were"), (b"words", "data were")):
+        read = images.read(data + rest)
+        assert np.array_equal(read.frames[0], SCENE)
+        assert read.notes == [f"behind the picture, {what} dropped ({len(rest)} bytes)"]
+
+
 def test_gain_maps_are_dropped_and_named():
     xmp = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '

@@ -59,6 +59,21 @@ class Picture:
     def animated(self) -> bool:
         return self.durations is not None and len(self.frames) > 1
 
+    def drop_rest(self, data: bytes, end: int) -> None:
+        """Say what follows the picture's ``end`` in its file; none of it is kept."""
+        rest = data[end:]
+        if not rest.strip(b"\0\r\n"):
+            return
+        what = "data were"
+        if rest.lstrip(b"\0")[:3] == b"\xff\xd8\xff":
+            what = "previews were"
+        elif b"ftyp" in rest[:64] or b"MotionPhoto_Data" in rest[:64]:
+            what = "a video was"
+        elif rest[:2] == data[:2]:
+            what = "more pictures were"
+        if not any("gain map" in note for note in self.notes):
+            self.notes.append(f"behind the picture, {what} dropped ({len(rest)} bytes)")
+
 
 @dataclass(frozen=True)
 class JpegCoding:

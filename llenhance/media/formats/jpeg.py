@@ -138,8 +138,8 @@ def read(data: bytes, limits: Limits) -> Picture:
         )
     picture = Picture([], "jpeg")
     adobe = _sort_segments(picture, found)
-    if found.end and found.end < len(data):
-        _name_the_rest(picture, data, found.end)
+    if found.end:
+        picture.drop_rest(data, found.end)
     pixels = _decode(data[: found.end or len(data)], limits, len(found.sampling), picture)
     if pixels.shape[2] == 4:
         pixels = 255 - pixels if adobe is not None else pixels  # Adobe stores ink upside down
@@ -189,17 +189,6 @@ def _sort_segments(picture: Picture, found: _Structure) -> int | None:
         picture.notes.append("the colour profile is incomplete and was dropped")
     picture.iptc, picture.photoshop = metadata.split_photoshop(photoshop)
     return adobe
-
-
-def _name_the_rest(picture: Picture, data: bytes, end: int) -> None:
-    """Say what follows the picture in its file; none of it is kept."""
-    rest = data[end:]
-    if rest.strip(b"\0"):
-        what = "previews were" if rest.lstrip(b"\0")[:3] == b"\xff\xd8\xff" else "data were"
-        if b"ftyp" in rest[:64] or b"MotionPhoto_Data" in rest[:64]:
-            what = "a video was"
-        if not any("gain map" in note for note in picture.notes):
-            picture.notes.append(f"behind the picture, {what} dropped ({len(rest)} bytes)")
 
 
 def _decode(data: bytes, limits: Limits, components: int, picture: Picture) -> Array:

@@ -50,19 +50,22 @@ def read_pnm(data: bytes, limits: Limits) -> Picture:
     if not 1 <= top <= 65535:
         raise MediaError(f"is a PNM with values up to {top}")
     channels = 3 if kind in (3, 6) else 1
+    picture = Picture([], "pnm")
     want = width * height * channels
     if kind == 4:
-        rows, cut = _padded(data[at + 1 :], height * -(-width // 8), limits)
+        size = height * -(-width // 8)
+        rows, cut = _padded(data[at + 1 :], size, limits)
+        picture.drop_rest(data, at + 1 + size)
         bits = np.unpackbits(rows.reshape(height, -1), axis=1)[:, :width]
         values = 1 - bits.ravel()
     elif kind in (5, 6):
-        size = 1 if top < 256 else 2
-        raw, cut = _padded(data[at + 1 :], want * size, limits)
-        values = raw.view(">u2").astype(np.uint16) if size == 2 else raw
+        size = want if top < 256 else 2 * want
+        raw, cut = _padded(data[at + 1 :], size, limits)
+        picture.drop_rest(data, at + 1 + size)
+        values = raw if top < 256 else raw.view(">u2").astype(np.uint16)
     else:
         values, cut = _text(data[at:], want, limits, one_digit=kind == 1)
         values = 1 - values if kind == 1 else values
-    picture = Picture([], "pnm")
     picture.truncated = cut
     full = 255 if top < 256 else 65535
     dtype = np.uint8 if top < 256 else np.uint16

@@ -104,8 +104,9 @@ def read(data: bytes, limits: Limits) -> Picture:
     picture = Picture([], "png")
     header: Header | None = None
     pixels: list[tuple[bytes, bytes]] = []
-    ended = False
+    ended, end = False, len(SIGNATURE)
     for kind, body, sound in chunks(data):
+        end += 12 + len(body)
         if not sound:
             if kind[:1].isupper() or kind == b"fdAT":
                 limits.damaged(f"the checksum of a {kind.decode('latin-1')} chunk is wrong")
@@ -132,6 +133,7 @@ def read(data: bytes, limits: Limits) -> Picture:
     if not ended:
         limits.damaged("it ends before its last chunk")
         picture.truncated = True
+    picture.drop_rest(data, end)
     if any(kind == b"fcTL" for kind, _ in pixels):
         picture.frames, picture.durations = _animation(header, pixels, limits, picture)
     else:

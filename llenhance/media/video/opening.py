@@ -101,7 +101,8 @@ def video_stream(container: Any) -> Any:
     return stream
 
 
-_Y4M_FRAME = b"FRAME\n"
+Y4M_HEAD = 256  # bytes; FFmpeg reads no longer one
+Y4M_FRAME = b"FRAME\n"
 _Y4M_CHROMA = re.compile(rb"(420|422|444)(?:jpeg|mpeg2|paldv|(p\d+))?")
 
 
@@ -129,20 +130,26 @@ def missing_bytes(file: IO[bytes]) -> int:
 def _y4m_end(file: IO[bytes], size: int) -> int:
     """Where the last frame of a Y4M ends; ``size`` where its frames are not all alike."""
     file.seek(0)
-    head = file.readline(256)
+    head, frame = y4m_sizes(file.readline(Y4M_HEAD))
+    whole, rest = divmod(size - head, frame) if frame else (0, 0)
+    file.seek(head + whole * frame)
+    if rest and file.read(len(Y4M_FRAME)) == Y4M_FRAME[:rest]:
+        return head + (whole + 1) * frame
+    return size
+
+
+def y4m_sizes(start: bytes) -> tuple[int, int]:
+    """Bytes of the header that ``start`` begins with, and of each frame that has no fields of its
+    own; (0, 0) for a header that is not known."""
+    head = start[: start.find(b"\n") + 1]
     found = re.match(rb"YUV4MPEG2 W(\d+) H(\d+) .*?(?:C(\w+)|$)", head)
     chroma = found and _Y4M_CHROMA.fullmatch(found[3] or b"420")
     if not found or not chroma:
-        return size
+        return 0, 0
     width, height = int(found[1]), int(found[2])
     across, down = {b"420": (2, 2), b"422": (2, 1), b"444": (1, 1)}[chroma[1]]
     values = width * height + 2 * -(-width // across) * -(-height // down)
-    frame = len(_Y4M_FRAME) + values * (2 if chroma[2] else 1)
-    whole, rest = divmod(size - len(head), frame)
-    file.seek(len(head) + whole * frame)
-    if rest and file.read(len(_Y4M_FRAME)) == _Y4M_FRAME[:rest]:
-        return len(head) + (whole + 1) * frame
-    return size
+    return len(head), len(Y4M_FRAME) + values * (2 if chroma[2] else 1)
 
 
 def cut_off(missing: int) -> str:

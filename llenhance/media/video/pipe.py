@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,7 +18,7 @@ from .alone import Lost
 from .codecs import chroma_of
 from .decode import decode
 from .info import UNSPECIFIED, Image, VideoInfo, describe
-from .opening import reason, video_stream
+from .opening import Y4M_FRAME, Y4M_HEAD, reason, video_stream, y4m_sizes
 from .places import RawFormat
 from .reading import VideoReader
 from .scope import Scope
@@ -41,7 +42,21 @@ class _Stream:
     """A stream without places to go back to, and without a name."""
 
     def __init__(self, file: IO[bytes] | StandardInput) -> None:
-        self.read = file.read
+        self._file = file
+        self._start, self._taken = b"", 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        if len(self._start) < Y4M_HEAD:
+            self._start += data[:Y4M_HEAD]
+        self._taken += len(data)
+        return data
+
+    def ends_inside(self, frames: int) -> bool:
+        """Whether more than that many whole frames of a Y4M came, which FFmpeg would not say."""
+        head, frame = y4m_sizes(self._start)
+        alike = self._start.startswith(Y4M_FRAME, head)  # without fields of its own
+        return alike and 0 < self._taken - head - frames * frame < frame
 
 
 class PipeReader(VideoReader):
@@ -66,9 +81,10 @@ class PipeReader(VideoReader):
                 "pixel_format": raw.pix_fmt,
                 "framerate": str(raw.rate),
             }
+        self._stream = _Stream(file)
         try:
             self._container = av.open(
-                _Stream(file),
+                self._stream,
                 "r",
                 format="yuv4mpegpipe" if raw is None else "rawvideo",
                 container_options=options,
@@ -90,14 +106,13 @@ class PipeReader(VideoReader):
         self._container.close()
 
     def _pixels(self) -> Iterator[tuple[int, int, Image | None]]:
-        pts, frame = self._first or (0, None)
-        while True:
+        count = 0
+        for pts, frame in chain([self._first or (0, None)], self._waiting):
             whole = frame is not None and not frame.is_corrupt
             yield pts, frame.duration if frame else 0, self._convert(frame) if whole else None
-            following = next(self._waiting, None)
-            if following is None:
-                return
-            pts, frame = following
+            count += 1
+        if self._stream.ends_inside(count):
+            yield pts + 1, 0, None
 
 
 def check_raw(raw: RawFormat) -> None:
