@@ -40,7 +40,7 @@ from llenhance.train.data import (
     with_lamps,
 )
 from llenhance.train.paper import PAPER
-from llenhance.train.recipes import MILD, RECIPES
+from llenhance.train.recipes import MILD, RECIPES, enlightengan_generator
 from llenhance.train.unpaired import dark_and_normal
 
 
@@ -389,6 +389,41 @@ def test_lamps_and_noise_are_added_to_the_inputs_they_are_beside(data):
     assert batch["noisy"].max() <= 1
     part = batch["bright"] / batch["normal"][:1]
     assert 0.67 <= part.nanmedian() <= 1
+
+
+def test_dim_pictures_are_normal_ones_and_their_grain_is_noise(data):
+    """In batches of every size: where there are few, ``bright`` and ``dim`` are of one picture."""
+    for size in (1, 2, 4):
+        batch = draw_unpaired_and_lit(data, View(48, 64, size), np.random.default_rng(size))
+        normal, dim, grainy = batch["normal"][-2:], batch["dim"], batch["grainy"]
+        assert len(dim) == len(normal) == min(size, 2)
+        for one, other in zip(dim, normal, strict=True):
+            gain = one.mean() / other.mean()
+            assert 0.03 <= gain <= 0.3
+            torch.testing.assert_close(one, gain * other)
+        assert 0 < (grainy - dim).abs().mean() < 0.05
+        assert abs((grainy - dim).mean()) < 0.01
+        torch.testing.assert_close(255 * grainy, (255 * grainy).round())
+
+
+def test_grain_is_asked_of_the_noisy_picture_alone(data):
+    """Its gradient must not make the picture without noise grainy, or blurred."""
+    batch = draw_unpaired_and_lit(data, View(64, 64, 3), np.random.default_rng(0))
+    seen = []
+
+    class Network(torch.nn.Module):
+        def predict(self, x):
+            seen.append((2 * x).requires_grad_())
+            return seen[-1]
+
+    batch["fake"] = 2 * batch["input"]
+    off = frozenset({"sfp", "color", "local"})
+    modules = {"network": Network(), "global": torch.nn.Conv2d(3, 1, 3)}
+    terms = enlightengan_generator(modules, batch, off)
+    (gradient,) = torch.autograd.grad(terms["grain"], seen)
+    touched = gradient.flatten(1).abs().sum(1) > 0
+    grainy = len(touched) - 4  # two grainy pictures before two dim ones
+    assert touched.nonzero().flatten().tolist() == [grainy, grainy + 1]
 
 
 def test_training_improves(data, tmp_path):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..networks.residual import photographed
 from .data import (
@@ -217,11 +218,11 @@ def draw_unpaired(data: Data, view: View, rng: np.random.Generator) -> Batch:
 def draw_unpaired_and_lit(data: Data, view: View, rng: np.random.Generator) -> Batch:
     """``draw_unpaired``, and pictures of which it is known without a reference what they ask for.
 
-    ``bright``: a normal picture with at most a third of its light gone. ``lit``: two of the inputs
-    with lamps, whose light is ``added``, and each second time with parts made black, where
-    ``kept``, (2, 1, H, W), is 0. ``noisy``: these with noise, of a floor of sigma ~ U(0, 0.03) and
-    a part that grows with the light. What a picture asks for is in ``lit``: noise cut off at 0 is
-    grey light, which takes colour from what is dark.
+    ``bright``: a normal picture with at most a third of its light gone. ``dim``: two with 3 to 30
+    percent of it left, and ``grainy`` these with noise. ``lit``: two of the inputs with lamps,
+    whose light is ``added``, and each second time with parts made black, where ``kept``,
+    (2, 1, H, W), is 0; ``noisy`` these with noise. What a noisy picture asks for is in the one
+    before it: noise cut off at 0 is grey light, which takes colour from what is dark.
     """
     batch = draw_unpaired(data, view, rng)
     given = batch["input"][:2]
@@ -232,15 +233,27 @@ def draw_unpaired_and_lit(data: Data, view: View, rng: np.random.Generator) -> B
     light = [partly_unlit(whole, rng) if rng.random() < 0.5 else whole for _ in given]
     kept = to_tensor(light).round()
     lit = (kept * given + lamps).clamp(max=1)
-    floor, shot = (
-        to_tensor([np.full((1, 1, 1), rng.uniform(0, most), np.float32) for _ in given])
-        for most in (0.03, 0.01)
-    )
-    noise = to_tensor([rng.standard_normal(night.shape, np.float32) for _ in given])
+    normal = batch["normal"][-2:]
+    gain = np.exp(rng.uniform(np.log(0.03), np.log(0.3), (len(normal), 1, 1, 1)))
+    dim = normal * torch.from_numpy(gain.astype(np.float32))
     return batch | {
         "bright": batch["normal"][:1] * rng.uniform(0.67, 1),
+        "dim": dim,
+        "grainy": _with_noise(dim, rng),
         "lit": lit,
-        "noisy": (lit + (floor.square() + shot * lit).sqrt() * noise).clamp(0, 1),
+        "noisy": _with_noise(lit, rng),
         "added": lit - kept * given,
         "kept": kept,
     }
+
+
+def _with_noise(pictures: Tensor, rng: np.random.Generator) -> Tensor:
+    """Pictures (N, 3, H, W) with noise of 8 bits: a floor of sigma ~ U(0, 0.02) and a part that
+    grows with the light; each second time without its finest grain, as cameras smooth it."""
+    size = (len(pictures), 1, 1, 1)
+    floor, shot = (torch.from_numpy(rng.uniform(0, most, size)).float() for most in (0.02, 0.005))
+    noise = torch.from_numpy(rng.standard_normal(tuple(pictures.shape), np.float32))
+    if rng.random() < 0.5:
+        noise = 2 * F.avg_pool2d(noise, 3, 1, 1)
+    noisy = pictures + (floor.square() + shot * pictures).sqrt() * noise
+    return (noisy.clamp(0, 1) * 255).round() / 255

@@ -212,17 +212,19 @@ def preserved_locally(modules: Modules, batch: Batch, fake: Tensor) -> Tensor:
 
 
 def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
-    """The discriminators, feature preserving, and what bright pictures and lamps ask for."""
-    given = [batch[name] for name in ("input", "bright", "noisy")]
+    """The discriminators, feature preserving, and what bright, lit and noisy pictures ask for."""
+    given = [batch[name] for name in ("input", "bright", "noisy", "grainy", "dim")]
     answers = modules["network"].predict(torch.cat(given)).float()
-    fake, bright, lit = answers.split([len(x) for x in given])
+    fake, bright, lit, grainy, dim = answers.split([len(x) for x in given])
     terms = adversarial(modules, batch, fake, off)
     plain = batch["kept"] * batch["fake"][: len(lit)]
     # Lamps count as the pictures become light: with their full weight from the start none does.
     weight = 10 * batch["fake"].mean()
-    asked = torch.cat([batch[name] for name in ("input", "bright", "lit")])
+    asked = torch.cat([batch[name] for name in ("input", "bright", "lit", "dim", "dim")])
     terms |= {
-        "bright": 0.2 * losses.charbonnier(bright, batch["bright"]),
+        "bright": 0.3 * losses.charbonnier(bright, batch["bright"]),
+        # Discriminators let grain pass, and the longer they judge, the more of it there is.
+        "grain": 5 * losses.charbonnier(grainy, dim.detach()),
         "lamps": weight * losses.lamps(lit, plain, batch["lit"], batch["added"]),
         "reversal": 200 * losses.reversal(answers, asked),
     }
@@ -236,7 +238,7 @@ def enlightengan_generator(modules: Modules, batch: Batch, off: Off) -> Losses:
         # skies and blue halos that the discriminators let pass, and where they are not asked for
         # in pictures with lamps, which no discriminator sees, green halos. Black has no colour to
         # preserve: without its own term it becomes navy.
-        coloured = torch.cat([batch[name] for name in ("low", "bright", "lit")])
+        coloured = torch.cat([batch[name] for name in ("low", "bright", "lit", "dim", "dim")])
         terms["colours"] = 10 * losses.colours_kept(answers, coloured)
         terms["black"] = 3 * losses.colour_of_black(answers, asked)
     return terms
