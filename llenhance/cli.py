@@ -150,7 +150,12 @@ def cli() -> None:
 @click.option("--compare", metavar="FILE", help="Also a labelled picture of input and outputs.")
 @click.option("--reference", metavar="FILE", help="With --compare: a last tile.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, as a table.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a file on stdout.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="JSON on stdout, an object a line: each output, and how far videos are.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Only errors.")
 @click.option("-v", "--verbose", is_flag=True, help="Also what was chosen and why.")
 def enhance(
@@ -249,8 +254,9 @@ def enhance(
     printed = [j for j in planned.jobs if j.target is None and not j.to_window]
     if printed and sys.stdout.isatty():
         raise Refusal("a picture is not printed on a terminal: give -o FILE, or a pipe")
-    if batch.timeout is not None and any(job.source is None for job in planned.jobs):
-        raise Refusal("--timeout goes with files, not with standard input")
+    watched = [job for job in planned.jobs if job.source is not None and not job.is_of_camera]
+    if batch.timeout is not None and len(watched) < len(planned.jobs):
+        raise Refusal("--timeout goes with files, not with standard input or a camera")
     todo = Batch([job for job in planned.jobs if not job.skip], loading, settings, video)
     if dry_run:
         device_list(device)  # refuses one that is not there, as the run would,
@@ -341,7 +347,8 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
 
     for job in planned.jobs:
         status = "skip" if job.skip else "enhance"
-        reason = job.skip or ("its input or a setting changed" if job.replaces else None)
+        changed = None if job.replaces is None else "its input or a setting changed"
+        reason = job.skip or changed
         why = {"reason": reason} if reason else {}
         if as_json:
             row = {"status": status, "source": job.name, "target": job.target_name}

@@ -85,7 +85,7 @@ def _make(jobs: Sequence[Job], target: Path, reference: str | None, settings: Se
     sheet = Picture([sheets.grid(tiles)], "png")
     data = images.encode(sheet, images.format_of_suffix(target.suffix) or "png")
     files.make_folder(target.parent)
-    with files.publish(target, overwrite=settings.overwrite) as temporary:
+    with files.publish(target, overwrite=settings.overwrite, like=jobs[0].source) as temporary:
         temporary.write_bytes(data)
 
 

@@ -81,6 +81,13 @@ class Enhancer:
         may_cut = not weights.options.get("align_corners")
         self.budget = Budget(method, engine, max_memory, may_cut)
 
+    def __str__(self) -> str:
+        """What does the work, as people are told it."""
+        return (
+            f"{self.method.name}: {self.engine.name} {self.engine.precision} on {self.device}"
+            f" ({self.note}), weights {self.weights.name} {self.weights.digest[:12]}"
+        )
+
     @property
     def device(self) -> str:
         """What is really in use: "cpu", "cuda:0", "mps"."""

@@ -100,12 +100,7 @@ def evaluate(
             threads=threads,
             precision=precision,
         )
-        report.say(
-            f"{name}: {enhancer.engine.name} {enhancer.engine.precision} on {enhancer.device}"
-            f" ({enhancer.note}),"
-            f" weights {enhancer.weights.name} {enhancer.weights.digest[:12]}",
-            0,
-        )
+        report.say(str(enhancer), 0)
         contenders.append(network(enhancer, factor))
     contenders += [prediction(label, n) for n, label in enumerate(_labels(preds))]
 

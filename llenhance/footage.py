@@ -65,6 +65,7 @@ def check(
     read is no refusal: it fails when its turn comes.
     """
     needed: dict[int, int] = {}  # bytes on each disk
+    sheets: dict[Path, Job] = {}
     for job in jobs:
         if job.kind != "video" or job.skip:
             continue
@@ -73,6 +74,9 @@ def check(
             sheet = preview_name(job.target)
             if os.path.lexists(sheet) and not overwrite:
                 raise Refusal(f"{sheet} exists (--on-exists overwrite)")
+            other = sheets.setdefault(sheet, job)
+            if other is not job:
+                raise Refusal(f"{other.name} and {job.name} would both write {sheet}")
             continue
         if job.source is None or ends.is_camera(job.source):
             _check_unopened(job, scales[job.model], choice)
@@ -248,6 +252,7 @@ class _Work:
         long = total is None or total > segments.FRAMES
         if encoding is not None and not self._source.once and long:
             return self._in_segments(target, encoding, recipe, overwrite)
+        camera = ends.is_camera(self._job.source)
         with self._published(target, overwrite) as temporary:
             writer: videos.VideoWriter | videos.PipeWriter
             if encoding is None:
@@ -270,9 +275,15 @@ class _Work:
                 with writer:
                     notes = self._all(writer)
                 seconds = writer.duration
-            if self._choice.verify:
+            if self._choice.verify and not camera:
                 videos.verify(temporary, writer.frames, seconds)
-        return [*notes, *writer.dropped], writer.frames
+        notes = [*notes, *writer.dropped]
+        if self._choice.verify and camera:  # which does not come again: it has its name first
+            try:
+                videos.verify(target, writer.frames, seconds)
+            except MediaError as error:
+                notes.append(str(error))
+        return notes, writer.frames
 
     def _published(self, target: Path, overwrite: bool) -> AbstractContextManager[Path]:
         tell = partial(self._report.warn, self._job.name)
@@ -559,3 +570,4 @@ class _Work:
             if not (ends.is_camera(self._job.source) and progress.frames):
                 raise
             self.ended = ending
+            self._report.say(f"{self._job.name}: finishing what was recorded", 0)

@@ -197,11 +197,7 @@ class Loading:
                 max_memory=self.max_memory,
             )
             enhancer.budget.tell = report.say
-            report.say(
-                f"{model}: {enhancer.engine.name} {enhancer.engine.precision} on {enhancer.device}"
-                f" ({enhancer.note}),"
-                f" weights {enhancer.weights.name} {enhancer.weights.digest[:12]}"
-            )
+            report.say(str(enhancer))
             enhancers[model] = enhancer
         if self.device == "auto":
             for chosen in dict.fromkeys((e.device, e.note) for e in enhancers.values()):
@@ -456,7 +452,7 @@ class Work:
             else:
                 with files.publish(
                     job.target,
-                    overwrite=settings.overwrite or job.replaces,
+                    overwrite=settings.overwrite or job.may_replace(),
                     like=job.source,
                     times=settings.preserve_times,
                     tell=unkept.append,
@@ -501,7 +497,7 @@ class Work:
                 choice,
                 self.report,
                 recipe=settings.recipe(enhancer),
-                overwrite=settings.overwrite or job.replaces,
+                overwrite=settings.overwrite or job.may_replace(),
                 signature=settings.signature(job.model, enhancer.weights.digest),
                 together=settings.together(enhancer),
             )

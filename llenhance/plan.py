@@ -12,7 +12,7 @@ from . import journal
 from .errors import Refusal
 from .inputs import STREAM, Found, Input, Source, collect, expand, is_sequence, is_special
 from .media import files, images
-from .media.video.places import camera_number, find, folder_of, is_numbered, numbered
+from .media.video.places import camera_number, find, is_numbered, numbered, state_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Job:
     skip: str | None = None  # why it is not to be done
     folder: Path | None = None  # the output folder whose journal tells of the target
     given: journal.State | None = None  # what the source was, for that journal
-    replaces: bool = False  # a target that we made ourselves, from what has changed since
+    replaces: journal.State | None = None  # what a target of ours is that is to be made again
     foreign: bool = False  # skipped, and the target is not known to the journal
     suffix: str | None = None  # names the format on a standard stream; None for the input's own
 
@@ -50,16 +50,25 @@ class Job:
         several = is_sequence(self.source) or (
             is_numbered(self.target) and self.target.suffix.lower() not in files.CONTAINERS
         )
-        return not several and camera_number(self.source) is None
+        return not (several or self.is_of_camera)
+
+    @property
+    def is_of_camera(self) -> bool:
+        return self.source is not None and camera_number(self.source) is not None
 
     @property
     def to_window(self) -> bool:
         """Whether a camera is shown and not written."""
-        return (
-            self.target is None
-            and self.source is not None
-            and camera_number(self.source) is not None
-        )
+        return self.target is None and self.is_of_camera
+
+    def may_replace(self) -> bool:
+        """Whether the target still is the file of ours that was to be made again."""
+        if self.replaces is None or self.target is None:
+            return False
+        try:
+            return journal.state(self.target) == self.replaces
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -312,13 +321,15 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _numbers(job: Job) -> list[int]:
-    """The numbers of the pictures that become as many pictures; none for any other job."""
+    """The numbers that pictures get which are made of pictures; none for any other job."""
     if job.kind != "video" or job.source is None or job.target is None:
         return []
     pictures = is_sequence(job.source) and images.format_of_suffix(job.target.suffix) is not None
     if not pictures or not is_numbered(job.target):
         return []
-    return [number for number, _ in find(job.source)]
+    found = find(job.source)
+    first = found[0][0]
+    return list(range(first, first + len(found)))  # written are they without gaps
 
 
 def _read(job: Job) -> list[Path]:
@@ -375,7 +386,7 @@ def _is_taken(kind: str, target: Path) -> bool:
         return True
     if kind != "video" or not is_sequence(target):
         return False
-    return not folder_of(target).is_dir()  # else a run was cut off, and this one goes on
+    return not state_of(target).is_file()  # else a run was cut off, and this one goes on
 
 
 def _resumed(job: Job, entries: dict[str, journal.Entry], recipe: journal.Recipe) -> Job:
@@ -390,7 +401,7 @@ def _resumed(job: Job, entries: dict[str, journal.Entry], recipe: journal.Recipe
     if known == "same":
         return replace(job, skip="done before")
     if known == "changed":
-        return replace(job, replaces=True)
+        return replace(job, replaces=journal.state(job.target))
     return replace(
         job,
         skip=f"{job.target} exists and is not known as made from this",

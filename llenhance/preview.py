@@ -46,7 +46,7 @@ def preview(
     if not pairs:
         raise MediaError("no frames to preview")
     sheet = Picture([sheets.strip(pairs)], "png")
-    with files.publish(target, overwrite=overwrite) as temporary:
+    with files.publish(target, overwrite=overwrite, like=opened.path) as temporary:
         temporary.write_bytes(images.encode(sheet, "png"))
 
 

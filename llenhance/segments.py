@@ -24,7 +24,7 @@ import numpy as np
 
 from .errors import Appeared, MediaError
 from .media import files, videos
-from .media.video.places import find, folder_of, is_numbered, numbered
+from .media.video.places import find, folder_of, is_numbered, numbered, state_of
 from .pixels import Array
 
 FRAMES = 250  # in a piece: no more than encoders put between two key frames anyhow
@@ -71,7 +71,7 @@ class Pieces(ABC):
         *,
         restart: bool = False,
     ) -> None:
-        self.folder = folder_of(target)
+        self._target, self.folder = target, folder_of(target)
         self.pieces: list[Piece] = []
         self.notes: list[str] = []  # what the reader said about what is in the pieces
         self.note: str | None = None
@@ -201,7 +201,7 @@ class Pieces(ABC):
     def _take_up(self) -> bool:
         """Whether there is something to go on from."""
         try:
-            state = json.loads((self.folder / "state.json").read_bytes())
+            state = json.loads(state_of(self._target).read_bytes())
             made_by = dict(state["made_by"])
             pieces = [Piece(**piece) for piece in state["pieces"]]
             notes = [str(note) for note in state["notes"]]
@@ -258,7 +258,7 @@ class Pieces(ABC):
             "pieces": [asdict(piece) for piece in self.pieces],
             "notes": self.notes,
         }
-        with files.publish(self.folder / "state.json", overwrite=True) as temporary:
+        with files.publish(state_of(self._target), overwrite=True) as temporary:
             temporary.write_text(json.dumps(state, indent=1) + "\n")
 
     def _save_memory(self, memory: Mapping[str, Any]) -> None:
@@ -333,10 +333,11 @@ class Runs(Pieces):
         restart: bool = False,
         overwrite: bool = False,
     ) -> None:
-        self._target, self._first, self._writer_from = target, first, writer
+        self._first, self._writer_from = first, writer
         self._afresh = restart or overwrite
-        self._replaces = self._afresh or os.path.isdir(folder_of(target))
+        self._goes_on = state_of(target).is_file()
         super().__init__(target, info, made_by, restart=restart)
+        self._save()  # before the first picture: from here on another run knows whose they are
 
     def finish(
         self,
@@ -351,7 +352,7 @@ class Runs(Pieces):
         return ""
 
     def _begin(self) -> videos.SequenceWriter:
-        writer = self._writer_from(self._first + self.frames, self._replaces)
+        writer = self._writer_from(self._first + self.frames, self._afresh or self._goes_on)
         return self._open.enter_context(writer)
 
     def _is_there(self, piece: Piece, before: int) -> bool:
@@ -360,10 +361,24 @@ class Runs(Pieces):
             sizes = [numbered(self._target, number).stat().st_size for number in numbers]
         except OSError:
             return False
-        return sum(sizes) == piece.size
+        if sum(sizes) != piece.size:
+            self.note = (
+                f"pictures {numbers[0]} to {numbers[-1]}, which an earlier run left, are not as it"
+                " left them: starting afresh"
+            )
+        return self.note is None
+
+    def _take_up(self) -> bool:
+        if super()._take_up() and self.note is None:
+            return True
+        self.pieces, self.notes = [], []
+        return False
 
     def _worth_keeping(self) -> bool:
-        return self.folder.is_dir() and bool(find(self._target))
+        if not (self.folder.is_dir() and find(self._target)):
+            return False
+        under_way = self._writer.frames if self._writer is not None else 0
+        return self._goes_on or self.frames + under_way > 0  # else the pictures are not ours
 
     def _clear(self) -> None:
         if self.note and not self._afresh:

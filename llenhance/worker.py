@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
+from . import journal
 from .errors import LLEnhanceError, Refusal
 from .jobs import Batch, Watch, check_videos, run
 from .media import files
@@ -85,7 +86,10 @@ def run_in_workers(
                 return
             suspects = _blame(jobs, running, fate, report, timeout, over)
             for number in running.writing:  # it may have got its name in the last moment
-                jobs[number] = replace(jobs[number], replaces=True)
+                job = jobs[number]
+                with suppress(OSError):
+                    if job.target is not None:
+                        jobs[number] = replace(job, replaces=journal.state(job.target))
             suspects = [number for number in suspects if number in waiting]
             idle = 0 if len(waiting) < before else idle + 1
             if idle > 1:

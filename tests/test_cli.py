@@ -181,7 +181,9 @@ def test_all_methods_and_a_comparison(tmp_path):
 def test_a_comparison_may_show_outputs_that_are_larger_than_inputs_may_be(tmp_path):
     width, height = size(tmp_path / "photo.jpg")
     words = ("-m", "neid", "--scale", "2", "--max-pixels", str(width * height))
+    (tmp_path / "photo.jpg").chmod(0o600)
     ok("photo.jpg", *words, "--compare", "grid.png", cwd=tmp_path)
+    assert (tmp_path / "grid.png").stat().st_mode & 0o777 == 0o600  # it shows the same
     assert size(tmp_path / "photo_neid.jpg") == (2 * width, 2 * height)
     assert (tmp_path / "grid.png").exists()
 

@@ -632,6 +632,27 @@ def test_what_a_camera_cannot_do_is_said(
         do(Path("camera:0"), tmp_path / "out.mp4", duration=5, preview=True)
 
 
+def test_a_recording_that_is_not_right_is_kept_and_named(
+    tmp_path: Path, camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not come again."""
+
+    def verify(*_: object) -> None:
+        raise MediaError("a frame is missing")
+
+    monkeypatch.setattr(footage.videos, "verify", verify)
+    report = do(Path("camera:0"), tmp_path / "out.mp4", duration=0.5, preset="ultrafast")
+    assert report.failures == []
+    assert report.last["warnings"] == ["a frame is missing"]
+    assert len(clips.decoded(tmp_path / "out.mp4")[1]) <= camera.count
+
+
+def test_a_camera_has_no_timeout(tmp_path: Path) -> None:
+    words = ("--duration", 1, "--timeout", 5, *MODEL)
+    _, err = command("camera:99", "-o", tmp_path / "o.mp4", *words, status=2)
+    assert "standard input or a camera" in " ".join(err.split())
+
+
 def test_no_camera_is_one_line(tmp_path: Path) -> None:
     _, err = command("camera:99", "-o", tmp_path / "o.mp4", "--duration", 1, *MODEL, status=1)
     assert "there is no camera 99" in err

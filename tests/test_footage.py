@@ -344,6 +344,48 @@ def test_numbered_pictures_that_are_touched_are_done_again_from_there(
     assert len(names(pattern.parent)) == 130
 
 
+def test_numbered_pictures_that_were_edited_are_not_replaced(pictures: tuple[Path, Path]) -> None:
+    source, pattern = pictures
+    edited = pattern.parent / "p_00050.png"
+    edited.write_bytes(edited.read_bytes() + b"by hand")
+    before = edited.read_bytes()
+    _, err = command(source, "-o", pattern, *MODEL, pieces=40, status=1)
+    said = "pictures 41 to 80, which an earlier run left, are not as it left them"
+    assert said in " ".join(err.split())
+    assert "needs --restart or --on-exists overwrite" in " ".join(err.split())
+    assert edited.read_bytes() == before
+    command(source, "-o", pattern, *MODEL, "--restart", pieces=40)
+    assert edited.read_bytes() != before
+    assert len(names(pattern.parent)) == 130
+
+
+def test_pictures_of_a_run_that_was_cut_off_early_are_not_another_runs(tmp_path: Path) -> None:
+    """Before its first piece was whole: what it had made is its own nevertheless."""
+    source = clips.clip(tmp_path / "in.mp4", frames=60, size=(96, 64))
+    (tmp_path / "cut").mkdir()
+    pattern = tmp_path / "cut" / "p_%05d.png"
+    process = start(source, "-o", pattern, *MODEL, pause=0.02)
+    wait_for((tmp_path / "cut" / "p_00005.png").exists)
+    process.kill()
+    process.communicate()
+    before = {path: path.read_bytes() for path in pattern.parent.glob("p_*")}
+    _, err = command(source, "-o", pattern, *MODEL, "--strength", "0.5", status=1)
+    assert "needs --restart or --on-exists overwrite" in " ".join(err.split())
+    assert {path: path.read_bytes() for path in pattern.parent.glob("p_*")} == before
+    command(source, "-o", pattern, *MODEL)
+    assert len(names(pattern.parent)) == 60
+
+
+def test_pictures_beside_a_run_that_made_none_are_not_its_own(tmp_path: Path) -> None:
+    source = clips.clip(tmp_path / "in.mp4", frames=6, size=(96, 64))
+    pattern = tmp_path / "p_%05d.png"
+    segments.folder_of(pattern).mkdir()
+    (tmp_path / "p_00003.png").write_bytes(b"mine")
+    for policy, status in (("error", 2), ("skip", 0)):
+        command(source, "-o", pattern, *MODEL, "--on-exists", policy, status=status)
+        assert (tmp_path / "p_00003.png").read_bytes() == b"mine"
+
+
 def test_a_video_of_one_piece_leaves_and_makes_no_folder(tmp_path: Path) -> None:
     source = clips.clip(tmp_path / "in.mp4", frames=40, size=(96, 64))
     process = start(source, "-o", tmp_path / "out.mp4", *MODEL, pieces=40, pause=0.01)
@@ -626,6 +668,10 @@ def test_a_preview_is_a_strip_of_five_frames_and_no_video(tmp_path: Path, suffix
     before = sheet[: sheet.shape[0] // 2].mean()
     after = sheet[sheet.shape[0] // 2 :].mean()
     assert after > before
+    source.chmod(0o600)
+    words = ("--preview", "--on-exists", "overwrite")
+    command(source, "-o", tmp_path / "out.mp4", *MODEL, *words)
+    assert (tmp_path / "out.preview.png").stat().st_mode & 0o777 == 0o600
     _, err = command(source, "-o", tmp_path / "out.mp4", *MODEL, "--preview", status=2)
     assert "exists" in err
 
@@ -641,6 +687,14 @@ def test_a_preview_of_a_video_whose_last_frame_is_shown_for_long(
     footage.enhance(job, lambda image: image, 1, choice, report, recipe="", overwrite=False)
     assert report.failures == []
     assert (tmp_path / "out.preview.png").exists()
+
+
+def test_previews_that_would_have_one_name_are_refused(tmp_path: Path) -> None:
+    one = clips.clip(tmp_path / "a.mp4", frames=2)
+    other = clips.clip(tmp_path / "a.mkv", frames=2)
+    _, err = command(one, other, *MODEL, "--preview", "--on-exists", "overwrite", status=2)
+    assert "would both write" in " ".join(err.split())
+    assert names(tmp_path) == ["a.mkv", "a.mp4"]
 
 
 def test_preview_shows_the_frames_of_the_range(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from llenhance import journal
 from llenhance import plan as planning
 from llenhance.errors import Refusal
 from llenhance.media import files
@@ -384,6 +385,23 @@ def test_numbered_pictures_of_two_inputs_that_would_meet_are_refused():
         plan("a/f_%d.png", "f_%04d.png", output="out/")
     with pytest.raises(Refusal, match="is another input"):
         plan("f_%d.png", "f_1000x.png", output=None, template="{stem}x{ext}", on_exists="overwrite")
+
+
+def test_numbered_pictures_are_written_without_gaps():
+    make("a/f_1.png", "a/f_2.png", "a/f_10.png", "b/f_3.png")
+    with pytest.raises(Refusal, match=r"would both write out/f_3\.png"):
+        plan("a/f_%d.png", "b/f_3.png")
+
+
+def test_what_was_to_be_made_again_is_not_replaced_once_it_is_another():
+    make("a.png", "out/a.png")
+    source, target = Path("a.png"), Path("out/a.png")
+    job = planning.Job(source, target, "picture", "dln", replaces=journal.state(target))
+    assert job.may_replace()
+    target.write_bytes(b"by hand, meanwhile")
+    assert not job.may_replace()
+    target.unlink()
+    assert not job.may_replace()
 
 
 def test_numbered_pictures_take_the_suffix_that_is_asked_for():

@@ -83,6 +83,11 @@ def folder_of(target: Path) -> Path:
     return target.with_name(name)
 
 
+def state_of(target: Path) -> Path:
+    """The file in :func:`folder_of` that says how far that run came, and what it was of."""
+    return folder_of(target) / "state.json"
+
+
 def find(path: Path) -> list[tuple[int, Path]]:
     """(number, file) for those that are there, in order. Raises MediaError."""
     found = _NUMBER.search(path.name)
