@@ -86,6 +86,9 @@ def test_validation_scenes_are_held_out(folder, data):
         ("b\ts\tval", "b: split 'val' is neither train nor validation"),
         ("b\ts", "b lacks its stem or scene or split"),
         ("b\t\ttrain", "b lacks its stem or scene or split"),
+        ("a\tr\ttrain", "a stands in two rows"),
+        ("b\tr\ttrain", "scene r has two splits, at b another one"),
+        ("B\ts\tvalidation", "B is to be held out, and there is no such pair"),
     ],
 )
 def test_a_slip_in_the_table_of_scenes_does_not_leak_what_is_held_out(row, message, tmp_path):
@@ -467,6 +470,18 @@ def test_command_trains_and_its_weights_run(folder, tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert "4 steps" in more.stderr
+
+
+@pytest.mark.parametrize("name", ["lightweight.safetensors", "lightweight.onnx", "curve.png"])
+def test_a_new_run_replaces_no_file(folder, tmp_path, name):
+    """Such as weights that were put there by hand, or those that ship."""
+    (tmp_path / name).write_bytes(b"mine")
+    result = subprocess.run(
+        command(folder, tmp_path, "--steps", "2"), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert f"{name} exists: give another folder" in " ".join(result.stderr.split())
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(

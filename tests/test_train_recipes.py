@@ -301,6 +301,17 @@ def test_without_attention_weights_are_for_comparison_only(data, tmp_path):
         checkpoints.find(METHODS["enlightengan"], run.shipped)
 
 
+def test_a_checkpoint_that_was_taken_elsewhere_by_itself_leaves_weights_again(data, tmp_path):
+    run = t.trainer("residual", data, tmp_path)
+    run.fit(lambda _t, _r: None)
+    assert run.best > -math.inf
+    run.shipped.unlink()
+    again = t.trainer("residual", data, tmp_path)
+    again.resume()
+    again.check()
+    assert run.shipped.is_file()
+
+
 def test_a_run_resumes_only_as_itself(data, tmp_path):
     run = t.trainer("residual", data, tmp_path)
     run.fit(lambda _t, _r: None)
@@ -345,8 +356,10 @@ def test_a_full_disk_is_named_with_the_file(data, tmp_path, monkeypatch):
     run = t.trainer("residual", data, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        with pytest.raises(LLEnhanceError, match=r"residual\.safetensors: the disk is full"):
+        with pytest.raises(LLEnhanceError, match=r"checkpoint\.pt: No space left on device"):
             run.fit(lambda _t, _r: None)
+        with pytest.raises(LLEnhanceError, match=r"residual\.safetensors: the disk is full"):
+            run.check()
         with pytest.raises(LLEnhanceError, match=r"log\.csv: No space left on device"):
             run.log()
     monkeypatch.setattr(torch, "save", torn)

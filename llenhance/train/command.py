@@ -149,8 +149,8 @@ def train(
         raise Refusal(f"{folder} holds a run: --resume goes on with it")
     if not resume and (folder / "log.csv").exists():
         raise Refusal(f"{folder} holds a run that is over: give another folder")
-    files.check_writable(folder)
     row = METHODS[method]
+    files.check_writable(folder)
 
     import torch
 
@@ -161,6 +161,11 @@ def train(
     from .paper import PAPER
     from .recipes import MILD, RECIPES, leave_out
 
+    weights = folder / f"{method}.safetensors"
+    graphs = [checkpoints.graph_path(weights, row, scale) for scale in row.scales]
+    for path in (weights, *graphs, folder / "curve.png"):
+        if not resume and path.exists():
+            raise Refusal(f"{path} exists: give another folder")
     recipes = {"default": RECIPES, "mild": MILD, "paper": PAPER}[recipe]
     if method not in recipes:
         raise Refusal(f"{method} has no {recipe} recipe")

@@ -106,8 +106,8 @@ def read_pairs(folder: Path) -> tuple[list[Pair], list[Pair]]:
 
     A ``scenes.tsv`` (stem, scene, split) beside them holds out its validation scenes; without it
     all pairs are for training and each is a scene of its own. Raises Refusal where there are no
-    pairs, where the two of a pair differ in size, and for a table that cannot be read or knows
-    another split.
+    pairs, where the two of a pair differ in size, and for a table that cannot be read, knows
+    another split, or holds out a pair that is not there.
     """
     table = folder / "scenes.tsv"
     splits = scenes(table) if table.is_file() else {}
@@ -121,6 +121,10 @@ def read_pairs(folder: Path) -> tuple[list[Pair], list[Pair]]:
         if pair.low.shape != pair.high.shape:
             raise Refusal(f"{low}: its size differs from that of {high}")
         (validation if split == "validation" else training).append(pair)
+    there = {pair.name for pair in (*training, *validation)}
+    for stem, (_, split) in splits.items():
+        if split == "validation" and stem not in there:
+            raise Refusal(f"{table}: {stem} is to be held out, and there is no such pair")
     return training, validation
 
 

@@ -283,6 +283,8 @@ class Trainer:
         self.skipped = state["skipped"]
         self.step, self.elapsed = state["step"], state["elapsed"]
         self.best, self.rows = state["best"], state["rows"]
+        if not self.shipped.is_file():  # the checkpoint was taken elsewhere by itself
+            self.best = -math.inf
         self.sums, self.count = state["sums"], state["count"]
 
     def check(self) -> float | None:
@@ -357,6 +359,8 @@ class Trainer:
             done = self.progress >= 1
             if done or self._is_time_to_check(last_check):
                 last_check = self.elapsed
+                if not self.rows:  # weights without a checkpoint are of a run that is over
+                    self.save()
                 row = {"step": self.step, "minutes": round(self.elapsed / 60, 2)}
                 row |= {name: round(value / self.count, 6) for name, value in self.sums.items()}
                 self.sums, self.count = {}, 0
@@ -364,8 +368,6 @@ class Trainer:
                 if figure is not None:
                     row["psnr"] = round(figure, 3)
                 self.rows.append(row)
-                if len(self.rows) == 1:  # a log without a checkpoint is of a run that is over
-                    self.save()
                 self.log()
                 tell(self, row)
             if done or self.elapsed - last_save >= 60 * self.run.save_minutes:
