@@ -52,6 +52,16 @@ def check(image: Array) -> None:
         raise LLEnhanceError(f"a picture of {image.shape[1]}x{image.shape[0]} pixels is empty")
 
 
+def spread(samples: Array, top: int, dtype: Any) -> Array:
+    """Samples of 0 to ``top`` -> the same shape over the whole range of an integer ``dtype``.
+
+    What is more than ``top`` counts as that much.
+    """
+    table = np.round(np.arange(top + 1) * np.iinfo(dtype).max / top).astype(dtype)
+    spread_out: Array = table[np.minimum(samples, top)]
+    return spread_out
+
+
 def split(image: Array) -> tuple[Array, Layout]:
     """A picture -> its colours, packed (H, W, 3) RGB of the same dtype, and all the rest.
 

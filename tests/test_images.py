@@ -277,6 +277,13 @@ def test_tiff_layouts(layout):
     assert np.array_equal(images.read(images.encode(read, "tiff")).frames[0], frame)
 
 
+@pytest.mark.parametrize("name", ["tiff", "png", "jp2"])
+def test_sixteen_bits_become_full_floats(name):
+    """Half floats have 11 bits."""
+    whole = images.read(images.encode(Picture([picture(8, 9, 3, np.uint16)], "png"), name))
+    assert images.read(images.encode(whole, "exr")).depth == 32
+
+
 def test_tiff_keeps_compression_predictor_and_half_floats():
     frame = picture(40, 50, 3, np.float32).astype(np.float16)
     out = io.BytesIO()

@@ -146,6 +146,25 @@ def test_gain_maps_are_dropped_and_named():
     assert out.count(b"\xff\xd8\xff") == 1
 
 
+def test_metadata_speaks_of_no_video_that_followed_the_picture():
+    xmp = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        b'xmlns:GCamera="http://ns.google.com/photos/1.0/camera/" GCamera:MotionPhoto="1" '
+        b'GCamera:MicroVideoOffset="99" GCamera:SpecialTypeID="night" '
+        b'xmlns:Container="http://ns.google.com/photos/1.0/container/">'
+        b"<Container:Directory><rdf:Seq><rdf:li/></rdf:Seq></Container:Directory>"
+        b"<GCamera:MotionPhotoVersion>1</GCamera:MotionPhotoVersion>"
+        b"</rdf:Description></rdf:RDF></x:xmpmeta>"
+    )
+    segment = pictures.jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)
+    data = pictures.pillow(SCENE, "JPEG")
+    out = images.encode(images.read(data[:20] + segment + data[20:]), "jpeg")
+    assert b'GCamera:SpecialTypeID="night"' in out
+    for gone in (b"MotionPhoto", b"MicroVideo", b"Container:Directory"):
+        assert gone not in out
+
+
 def test_content_credentials_are_dropped_and_named():
     data = pictures.pillow(SCENE, "JPEG")
     read = images.read(data[:20] + pictures.jpeg_segment(0xEB, b"JP\0\1" + bytes(40)) + data[20:])

@@ -353,9 +353,12 @@ def _fitting(picture: Picture, name: str, row: Format) -> Picture:
     elif not row.linear and not _keeps_profile(picture, row):
         frames = [colour.as_srgb(frame, icc, mapped=picture.linear) for frame in frames]
         icc = None
+    fitting = [_fitting_frame(frame, row) for frame in frames]
     return replace(
         picture,
-        frames=[_fitting_frame(frame, row) for frame in frames],
+        frames=fitting,
+        # 16 bits of whole numbers are not the 16 bits of a half float.
+        depth=picture.depth if fitting[0].dtype == picture.frames[0].dtype else None,
         exif=picture.exif if row.exif else None,
         xmp=picture.xmp if row.xmp else None,
         iptc=picture.iptc if row.iptc else None,

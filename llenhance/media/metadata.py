@@ -28,6 +28,7 @@ EVENT_NS = "http://ns.adobe.com/xap/1.0/sType/ResourceEvent#"
 RDF_NS = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 GAIN_MAP_NS = "http://ns.adobe.com/hdr-gain-map/1.0/"
 APPLE_GAIN_MAP_NS = "http://ns.apple.com/HDRGainMap/1.0/"
+CAMERA_NS = "http://ns.google.com/photos/1.0/camera/"
 CONTAINER_NS = "http://ns.google.com/photos/1.0/container/"
 
 MAX_PREFIXES = 16  # writers give one; each costs passes over the packet, and it may have thousands
@@ -200,7 +201,8 @@ def has_gain_map(xmp: bytes | None) -> bool:
 
 
 def renewed_xmp(xmp: bytes, width: int, height: int) -> bytes:
-    """The packet of an upright picture of this size, without thumbnails and gain maps."""
+    """The packet of an upright picture of this size, alone: without thumbnails, gain maps and
+    videos of the moment."""
     xmp = as_utf8(xmp)
     if not is_utf8_xmp(xmp):
         return xmp
@@ -213,11 +215,10 @@ def renewed_xmp(xmp: bytes, width: int, height: int) -> bytes:
         xmp = _set_number(xmp, namespace, across, width)
         xmp = _set_number(xmp, namespace, down, height)
     xmp = _drop(xmp, XMP_NS, rb"Thumbnails")
-    if has_gain_map(xmp):
-        for namespace in (GAIN_MAP_NS, APPLE_GAIN_MAP_NS):
-            xmp = _drop(xmp, namespace)
-        xmp = _drop(xmp, CONTAINER_NS, rb"Directory")
-    return xmp
+    for namespace in (GAIN_MAP_NS, APPLE_GAIN_MAP_NS):
+        xmp = _drop(xmp, namespace)
+    xmp = _drop(xmp, CAMERA_NS, rb"(?:MotionPhoto|MicroVideo)\w*")
+    return _drop(xmp, CONTAINER_NS, rb"Directory")  # of what followed the picture in its file
 
 
 def with_history(xmp: bytes, software: str) -> bytes:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import AvifImagePlugin, Image
 
 from ...errors import MediaError
-from ...pixels import Array, to_float
+from ...pixels import Array, spread, to_float
 from .. import metadata
 from ..picture import Limits, Picture, Writing
 from . import isobmff
@@ -48,7 +48,7 @@ def read(data: bytes, limits: Limits) -> Picture:
             decoded = imagecodecs.avif_decode(data, numthreads=1)
         except DECODER_ERRORS as error:
             raise MediaError(f"is damaged: {reason(error)}") from None
-        picture.frames = [spread(decoded, meta.depth)]
+        picture.frames = [widened(decoded, meta.depth)]
     else:
         durations = []
         for number in range(count):
@@ -65,13 +65,11 @@ def read(data: bytes, limits: Limits) -> Picture:
     return picture
 
 
-def spread(image: Array, depth: int) -> Array:
+def widened(image: Array, depth: int) -> Array:
     """uint16 samples of so many bits -> over the whole range of 16."""
     if image.dtype != np.uint16 or depth == 16:
         return image
-    top = 2**depth - 1
-    table = np.round(np.arange(top + 1) * (65535 / top)).astype(np.uint16)
-    return np.ascontiguousarray(table[np.minimum(image, top)])
+    return spread(image, 2**depth - 1, np.uint16)
 
 
 def write(picture: Picture, writing: Writing) -> bytes:

@@ -17,7 +17,7 @@ from .. import metadata, tiffblock
 from ..picture import Limits, Picture
 from ..tiffblock import Block
 from . import isobmff
-from .avif import spread
+from .avif import widened
 from .codecs import DECODER_ERRORS, quiet, reason
 from .tiff import DNG, STRUCTURE
 
@@ -68,7 +68,7 @@ def read_heif(data: bytes, limits: Limits) -> Picture:
         raise MediaError(f"is damaged: {reason(error)}") from None
     if ";16" in mode and meta.depth < 16:
         # Values stand in the upper bits.
-        pixels = spread(pixels >> np.uint16(16 - meta.depth), meta.depth)
+        pixels = widened(pixels >> np.uint16(16 - meta.depth), meta.depth)
     picture.frames = [np.array(pixels)]
     if meta.gain_map:
         picture.notes.append("a gain map was dropped (it was made for the dark picture)")

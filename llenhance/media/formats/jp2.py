@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Jpeg2KImagePlugin
 
 from ...errors import MediaError
-from ...pixels import Array
+from ...pixels import Array, spread
 from ..picture import Limits, Picture, Writing
 from .codecs import DECODER_ERRORS, Opener, pillow_array, reason
 
@@ -167,10 +167,8 @@ def _arranged(decoded: Array, depth: int, channels: dict[int, int]) -> Array:
     if count == 3 and channels.get(2) in (1, 2):
         raise MediaError("is a JPEG 2000 with channels in a rare order")
     kind = np.uint8 if depth <= 8 else np.uint16
-    full, top = 8 * np.dtype(kind).itemsize, 2**depth - 1
-    if depth < full:
-        spread = np.round(np.arange(top + 1) * ((2**full - 1) / top)).astype(kind)
-        planes = spread[np.minimum(planes, top)]
+    if depth < 8 * np.dtype(kind).itemsize:
+        planes = spread(planes, 2**depth - 1, kind)
     return np.ascontiguousarray(planes[..., 0] if planes.shape[2] == 1 else planes)
 
 

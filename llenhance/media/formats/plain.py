@@ -9,7 +9,7 @@ import numpy as np
 from PIL import BmpImagePlugin
 
 from ...errors import MediaError
-from ...pixels import WHITE, Array
+from ...pixels import WHITE, Array, spread
 from ..picture import Limits, Picture, Writing
 from .codecs import Opener, opencv_encode, pillow_array
 
@@ -67,10 +67,8 @@ def read_pnm(data: bytes, limits: Limits) -> Picture:
         values, cut = _text(data[at:], want, limits, one_digit=kind == 1)
         values = 1 - values if kind == 1 else values
     picture.truncated = cut
-    full = 255 if top < 256 else 65535
-    dtype = np.uint8 if top < 256 else np.uint16
-    spread = np.round(np.arange(top + 1) * (full / top)).astype(dtype)
-    pixels = spread[np.minimum(values, top)].reshape(height, width, channels)
+    pixels = spread(values, top, np.uint8 if top < 256 else np.uint16)
+    pixels = pixels.reshape(height, width, channels)
     if kind in (1, 4):
         pixels = np.repeat(pixels, 3, 2)
     picture.frames = [pixels if pixels.shape[2] == 3 else pixels[..., 0]]

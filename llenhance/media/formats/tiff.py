@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import MediaError
-from ...pixels import WHITE, Array, from_float, to_float
+from ...pixels import WHITE, Array, from_float, spread, to_float
 from .. import colour, metadata, tiffblock
 from ..picture import Limits, Picture, Writing
 from ..tiffblock import Block, Tag, Tags
@@ -171,12 +171,8 @@ def _full_range(planes: Array, bits: int, *, palette: bool) -> Array:
     if kind not in (np.uint8, np.uint16):
         raise MediaError(f"is a TIFF with samples of type {kind}, which is not read")
     native = planes.astype(kind.newbyteorder("="))
-    full = 8 * kind.itemsize
-    if bits < full and not palette:
-        top = 2**bits - 1
-        spread = np.round(np.arange(top + 1) * (2**full - 1) / top)
-        out: Array = spread.astype(native.dtype)[np.minimum(native, top)]
-        return out
+    if bits < 8 * kind.itemsize and not palette:
+        return spread(native, 2**bits - 1, native.dtype)
     return native
 
 
