@@ -1,4 +1,4 @@
-"""Everything that is measured, in one command: ``python -m benchmarks``.
+"""What is measured of pictures, in one command: ``python -m benchmarks``.
 
 Figures are ratios within one run on one machine, never promises of seconds. What this machine
 cannot measure is said and left out.
@@ -84,7 +84,11 @@ PARTS = tuple(parts((), (), 1, None, quick=True))
 @click.option("--method", "methods", multiple=True, type=click.Choice(list(METHODS)))
 @click.option("--size", "sizes", multiple=True, metavar="WxH", help="Of networks' pictures.")
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
-@click.option("--photos", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Dark photos; without them --fast is not measured.",
+)
 @click.option("--quick", is_flag=True, help="The smallest sizes, once: to see that it works.")
 @click.option("--json", "target", type=click.Path(path_type=Path), metavar="FILE")
 def main(

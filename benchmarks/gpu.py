@@ -9,7 +9,8 @@ Three ways through a network are timed, on pictures that lie on the GPU: layer b
 once and replayed (what videos and batches do), and through torch.compile with the seconds that
 compiling takes. Then the whole way, from arrays on the host to arrays on the host.
 
-Without a GPU it says so and ends well. ``--device cpu`` rehearses all of it on the processor.
+Without a GPU it says so and ends well. ``--device cpu`` rehearses it on the processor, but for
+compiling and recording.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from llenhance.methods import METHODS
 SIZES = ((600, 400), (1920, 1080), (3840, 2160), (6000, 4000))  # width, height
 TARGETS = {"dln": 60.0, "neid": 150.0, "enlightengan": 150.0}  # frames a second
 TARGET_SIZE = (1920, 1080)  # for the network alone
-KEPT = Path(__file__).with_name("gpu.json")
 FRAMES = 8  # at most, in one run of a network
 
 
@@ -381,11 +381,11 @@ def _cells(found: dict[str, Any]) -> list[str]:
 @click.option("--size", "sizes", multiple=True, metavar="WxH", help="[default: the four]")
 @click.option("--device", default="cuda:0", show_default=True)
 @click.option("--quick", is_flag=True, help="Tenths of seconds: to see that it runs.")
-@click.option("--json", "kept", type=click.Path(path_type=Path), default=KEPT, show_default=True)
+@click.option("--json", "target", type=click.Path(path_type=Path), metavar="FILE")
 def main(
-    methods: tuple[str, ...], sizes: tuple[str, ...], device: str, quick: bool, kept: Path
+    methods: tuple[str, ...], sizes: tuple[str, ...], device: str, quick: bool, target: Path | None
 ) -> None:
-    """Measure, print the tables and keep the figures."""
+    """Measure and print the tables."""
     pairs = [(int(w), int(h)) for w, h in (size.split("x") for size in sizes)]
     result = measure(methods or tuple(METHODS), pairs or SIZES, device, quick=quick)
     if "missing" in result:
@@ -394,7 +394,8 @@ def main(
     console = Console()
     for table in tables(result):
         console.print(table)
-    kept.write_text(json.dumps(result, indent=1) + "\n")
+    if target is not None:
+        target.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

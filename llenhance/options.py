@@ -382,7 +382,8 @@ def video_options(command: F) -> F:
             click.option(
                 "--raw",
                 metavar="PIXELS:WxH@RATE",
-                help="Videos: frames without a header on - and -o -, such as rgb24:1280x720@25.",
+                help="Videos: frames without a header on - and -o -, such as rgb24:1280x720@25"
+                " (of an output, PIXELS alone count).",
             ),
             click.option("--duration", type=SECONDS, help="Of a camera that is written to a file."),
         )

@@ -284,12 +284,16 @@ def test_many_sizes_keep_few_graphs(monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
-def test_what_was_done_before_changes_nothing(method, rng):
+def test_what_was_done_before_changes_nothing(method, rng, monkeypatch):
     """A picture comes out the same bit for bit, whatever came before it: runs can be resumed."""
     image = dark_scene(99, 140, rng).astype(np.float32) / 255
     first = opened(method.name).enhance(image)
     enhancer = opened(method.name)
     enhancer.enhance(dark_scene(64, 170, rng))
+    monkeypatch.setattr(engine, "SIZED", 0)  # as for a tile of the same size
+    enhancer.enhance(image)
+    assert len(enhancer.engine.sized) == 1
+    monkeypatch.undo()
     for _ in range(3):
         np.testing.assert_array_equal(enhancer.enhance(image), first)
     enhancer.engine.release()

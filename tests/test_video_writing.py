@@ -20,6 +20,7 @@ from test_videos import FAST, REAL, damaged, shown, through
 
 from llenhance.errors import MediaError, Refusal
 from llenhance.media import videos
+from llenhance.media.video.codecs import encoders
 
 
 def brightest_corner(image: Any) -> tuple[bool, bool]:
@@ -1229,7 +1230,7 @@ def test_nothing_is_printed_by_the_libraries(rich: Path, capfd: pytest.CaptureFi
     for codec in ("h264", "hevc", "av1", "vp9", "ffv1", "prores"):
         target = rich.with_name("out.mov" if codec == "prores" else "out.mkv")
         through(broken, target, codec=codec, preset=FAST.get(codec))
-    videos.encoders()
+    encoders()
     assert capfd.readouterr() == ("", "")
 
 

@@ -84,8 +84,8 @@ class OpenVinoEngine:
 
     A graph compiled for one size needs half the memory and is 5 to 30 % faster; one for any size
     spares the tenths of a second that compiling takes, which is more than a small picture does.
-    The two round differently, so which one is used depends on the size alone: what was done
-    before never changes a picture. Of the graphs for one size a few are kept.
+    The two round differently, so which one is used depends on the size and on ``again``: what
+    was done before never changes a picture. Of the graphs for one size a few are kept.
     """
 
     name = "openvino"
@@ -232,10 +232,14 @@ class OpenVinoEngine:
     ) -> Any:
         """Something to run these feeds with."""
         key = (graph, known, feeds["x"].shape)
+        # Before looking for one that is there: which it is must not depend on what came first.
+        if not again and self._bytes(key) <= SIZED:
+            if graph not in self.anysize:
+                self.anysize[graph] = self._compile(graph, {}, None)
+            return self.anysize[graph]
         if key in self.sized:
             self.sized[key] = self.sized.pop(key)
-            return self.sized[key]
-        if again or self._bytes(key) > SIZED:
+        else:
             # Room first: the old ones are given back before the new one takes as much.
             while self.sized and sum(map(self._bytes, (*self.sized, key))) > KEPT:
                 self.sized.pop(next(iter(self.sized)))
@@ -243,10 +247,7 @@ class OpenVinoEngine:
                 self.anysize[graph].get_compiled_model().release_memory()
             shapes = {name: feed.shape for name, feed in feeds.items()}
             self.sized[key] = self._compile(graph, shapes, known)
-            return self.sized[key]
-        if graph not in self.anysize:
-            self.anysize[graph] = self._compile(graph, {}, None)
-        return self.anysize[graph]
+        return self.sized[key]
 
     def _bytes(self, key: tuple[_Graph, int | None, tuple[int, ...]]) -> int:
         """An estimate of the working memory of a run in a graph for its size."""

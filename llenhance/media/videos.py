@@ -5,7 +5,6 @@ Importing it loads PyAV; OpenCV follows with the first clip that is read through
 
 from .files import CONTAINERS
 from .video.camera import CameraReader, Closed, Window, check_display
-from .video.codecs import encoders
 from .video.hdr import HdrView
 from .video.info import VideoInfo, clock, plain_info, probe
 from .video.join import join, verify
@@ -34,7 +33,6 @@ __all__ = [
     "check_raw",
     "clock",
     "constant_rate",
-    "encoders",
     "first_number",
     "join",
     "picture_format",

@@ -294,10 +294,8 @@ class VideoReader(Scope):
             return next(frames, None) is not None
 
     def _agree(self, image: Image) -> bool:
-        """Whether OpenCV's first frame is PyAV's, within rounding.
-
-        OpenCV before 5.0 knows no colour matrix, and gives black where its conversion fails.
-        """
+        """Whether OpenCV's first frame is PyAV's, within rounding: it gives black where its
+        conversion fails."""
         for _, frame in self._frames({}):
             if frame is not None:
                 other = self._convert(frame)
