@@ -109,7 +109,9 @@ def evaluate(
     shown = {cases[place].name for place in places} if sheet is not None else set()
     tiles: list[list[tuple[str, Rgb8]]] = []
     if as_csv:
-        click.echo("image,method,psnr,ssim,psnr_best_gain,niqe,newly_clipped,seconds_per_megapixel")
+        click.echo(
+            "image,method,psnr,ssim,psnr_best_gain,niqe,newly_clipped,seconds_per_megapixel,psnr_map"
+        )
     with report.tracking():
         for result in run(cases, contenders, model, factor, report):
             for row, contender, scores in zip(rows, contenders, result.scores, strict=True):
@@ -280,6 +282,7 @@ def _print_table(lines: Sequence[Line], count: int, niqe_model: str) -> None:
         (f"{count} picture{'s' if count > 1 else ''}", [line.label for line in lines]),
         ("PSNR", [_cell(line.scores.psnr, ".3f") for line in lines]),
         ("SSIM", [_cell(line.scores.ssim, ".4f") for line in lines]),
+        ("(PSNR of the map)", [_cell(line.scores.psnr_map, ".2f", "({})") for line in lines]),
         ("(PSNR*)", [_cell(line.scores.psnr_best_gain, ".2f", "({})") for line in lines]),
         (f"NIQE ({niqe_model})", [_cell(line.scores.niqe, ".3f") for line in lines]),
         ("newly clipped", [_cell(line.scores.newly_clipped, ".2%") for line in lines]),
@@ -341,7 +344,8 @@ def _print_notes(
     if synthetic:
         report.say(
             "inputs made by the residual paper's model, its true alpha given; published: the"
-            " paper's figures, on pictures of its own",
+            " paper's figures, on pictures of its own; (PSNR of the map): of alpha D against what"
+            " the model took away, where a map of zeros has the PSNR of the input",
             0,
         )
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import LLEnhanceError
-from .pixels import Rgb8
+from .pixels import Array, Rgb8
 
 Frame = NDArray[np.uint8] | NDArray[np.uint16]
 Floats = NDArray[np.float64]
@@ -31,6 +31,17 @@ def psnr(out: Rgb8, reference: Rgb8) -> float:
     """
     _same(out, reference)
     return _decibels(float(np.mean(np.square(out.astype(np.float32) - reference))))
+
+
+def psnr_map(difference: Array, low: Rgb8, high: Rgb8) -> float:
+    """PSNR in dB of ``difference``, floats in [-1, 1], against ``high`` - ``low``; all (H, W, 3).
+
+    A difference of zeros has the :func:`psnr` of ``low``. Raises LLEnhanceError for sizes that
+    differ.
+    """
+    _same(low, high)
+    error = 255 * difference - (high.astype(np.float32) - low)
+    return _decibels(float(np.mean(np.square(error))))
 
 
 def psnr_best_gain(out: Rgb8, reference: Rgb8) -> float:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from . import metrics
@@ -182,12 +183,20 @@ def resized(image: Rgb8, width: int, height: int) -> Rgb8:
 # --- what competes --------------------------------------------------------------------------------
 
 
+class Made(NamedTuple):
+    """What a contender made of a sample."""
+
+    picture: Rgb8
+    seconds: float | None = None  # of the network
+    difference: NDArray[np.float32] | None = None  # alpha D, (H, W, 3) in [-1, 1]
+
+
 @dataclass(frozen=True)
 class Contender:
-    """A row of the table: ``apply`` makes its picture, and tells the seconds of the network."""
+    """A row of the table: ``apply`` makes its picture."""
 
     label: str
-    apply: Callable[[Sample], tuple[Rgb8, float | None]]
+    apply: Callable[[Sample], Made]
     enhancer: Enhancer | None = None
     scale: int = 1  # at which its network runs
 
@@ -216,8 +225,8 @@ def classic(scale: int) -> list[Contender]:
     """The untouched input and the baselines, enlarged where the scale asks for it."""
 
     def make(label: str, change: Callable[[Rgb8], Rgb8]) -> Contender:
-        def apply(sample: Sample) -> tuple[Rgb8, None]:
-            return enlarged(change(sample.low), scale), None
+        def apply(sample: Sample) -> Made:
+            return Made(enlarged(change(sample.low), scale))
 
         return Contender(_label(label, scale), apply)
 
@@ -230,12 +239,16 @@ def network(enhancer: Enhancer, scale: int) -> Contender:
     own = scale if scale in method.scales else 1
     names = {control.name for control in method.controls}
 
-    def apply(sample: Sample) -> tuple[Rgb8, float]:
+    def apply(sample: Sample) -> Made:
         controls: dict[str, Any] = {n: v for n, v in sample.controls.items() if n in names}
         began = time.perf_counter()
-        out: Rgb8 = enhancer.enhance(sample.low, scale=own, **controls)
+        if "alpha" in controls:
+            out, found = enhancer.enhance(sample.low, return_map=True, **controls)
+            seconds = time.perf_counter() - began
+            return Made(out, seconds, controls["alpha"] * found)
+        out = enhancer.enhance(sample.low, scale=own, **controls)
         seconds = time.perf_counter() - began
-        return enlarged(out, scale // own), seconds
+        return Made(enlarged(out, scale // own), seconds)
 
     label = _label(method.name, scale) if own != scale else method.name
     return Contender(f"{label} x{own}" if own > 1 else label, apply, enhancer, own)
@@ -244,8 +257,8 @@ def network(enhancer: Enhancer, scale: int) -> Contender:
 def prediction(label: str, number: int) -> Contender:
     """Another tool's pictures: the ``number``-th of a sample's predictions."""
 
-    def apply(sample: Sample) -> tuple[Rgb8, None]:
-        return sample.preds[number], None
+    def apply(sample: Sample) -> Made:
+        return Made(sample.preds[number])
 
     return Contender(label, apply)
 
@@ -290,6 +303,7 @@ class Scores(NamedTuple):
     niqe: float | None
     newly_clipped: float | None  # share of the pixels
     seconds: float | None  # a megapixel of input
+    psnr_map: float | None = None  # dB, of alpha D against I - I'; a map of zeros has the input's
 
 
 class Result(NamedTuple):
@@ -325,15 +339,16 @@ def run(
                         contender.apply(corner)
                 warm = True
             made = [contender.apply(sample) for contender in contenders]
-            scores = [_score(out, seconds, sample, model) for out, seconds in made]
+            scores = [_score(one, sample, model) for one in made]
         except LLEnhanceError as error:
             report.failed(case.name, str(error))
         else:
-            yield Result(case, sample, [out for out, _ in made], scores)
+            yield Result(case, sample, [one.picture for one in made], scores)
         report.advance(bar)
 
 
-def _score(out: Rgb8, seconds: float | None, sample: Sample, model: NiqeModel | None) -> Scores:
+def _score(made: Made, sample: Sample, model: NiqeModel | None) -> Scores:
+    out, seconds, difference = made
     low, high = sample.low, sample.high
     megapixels = low.shape[0] * low.shape[1] / 1e6
     return Scores(
@@ -343,6 +358,9 @@ def _score(out: Rgb8, seconds: float | None, sample: Sample, model: NiqeModel | 
         niqe=None if model is None else niqe(out, model),
         newly_clipped=metrics.newly_clipped(low, out),
         seconds=None if seconds is None else seconds / megapixels,
+        psnr_map=(
+            None if difference is None or high is None else metrics.psnr_map(difference, low, high)
+        ),
     )
 
 
@@ -363,6 +381,7 @@ def mean(rows: Sequence[Sequence[Scores]]) -> list[Scores]:
                 niqe=_mean(niqe),
                 newly_clipped=_mean([scores.newly_clipped for scores in row]),
                 seconds=_median([scores.seconds for scores in row]),
+                psnr_map=_mean([scores.psnr_map for scores in row]),
             )
         )
     return means

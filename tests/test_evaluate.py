@@ -379,7 +379,15 @@ def test_the_synthetic_test_gives_the_true_alpha(tmp_path, command):
         assert float(rows["a", label]["psnr"]) == pytest.approx(psnr(picture, image), abs=1e-4)
         assert float(rows["a", label]["ssim"]) == pytest.approx(ssim(picture, image), abs=1e-4)
 
+    _, found = enhancer.enhance(low, alpha=alpha, return_map=True)
+    taken = (image.astype(np.float32) - low) / 255
+    expected = -10 * np.log10(np.mean(np.square(alpha * found - taken)))
+    assert float(rows["a", "residual"]["psnr_map"]) == pytest.approx(expected, abs=1e-3)
+    assert expected > psnr(low, image)  # that of a map of zeros
+    assert rows["a", "input"]["psnr_map"] == ""
+
     _, out, _ = command(*residual, "--synthetic", tmp_path)
+    assert "PSNR of the map" in out
     assert "NIQE" not in out  # our own never stands beside published figures
     assert out.splitlines()[-1].split() == ["residual,", "published", "18.120", "0.8500"]
 
