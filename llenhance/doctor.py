@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 import sys
 from importlib import metadata
@@ -10,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from .checkpoints import sets
 from .engines import KINDS, available_threads, cuda_devices
 from .enhancer import load
 from .methods import METHODS
@@ -28,7 +30,7 @@ PACKAGES = (
 
 
 def examine() -> bool:
-    """Print two tables on stdout; True when every method runs on some engine."""
+    """Print two tables on stdout; True when every set of every method runs on some engine."""
     console = Console()
     console.print(
         f"llenhance {__version__}, Python {platform.python_version()}, {platform.platform()}",
@@ -50,19 +52,19 @@ def examine() -> bool:
     working = set()
     for name in METHODS:
         for engine in KINDS[1:]:
-            for device in devices:
-                precision, digest, verdict = "", "", "yes"
+            for device, weights in itertools.product(devices, sets(METHODS[name])):
+                precision, shown, verdict = "", weights, "yes"
                 try:
-                    enhancer = load(name, engine=engine, device=device)
+                    enhancer = load(name, engine=engine, device=device, weights=weights)
                     precision = enhancer.engine.precision
-                    digest = enhancer.weights.digest[:12]
+                    shown = f"{weights} {enhancer.weights.digest[:12]}"
                     if enhancer.enhance(dark).shape != dark.shape:
                         verdict = "no: wrong size"
                     else:
-                        working.add(name)
+                        working.add((name, weights))
                 except Exception as error:  # whatever a driver raises: to find that is the use
                     words = str(error).splitlines() or [type(error).__name__]
                     verdict = f"no: {words[0]}"
-                table.add_row(name, engine, device, precision, digest, verdict)
+                table.add_row(name, engine, device, precision, shown, verdict)
     console.print(table)
-    return working == set(METHODS)
+    return working == {(name, weights) for name in METHODS for weights in sets(METHODS[name])}

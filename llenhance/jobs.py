@@ -200,8 +200,9 @@ class Loading:
             report.say(str(enhancer))
             enhancers[model] = enhancer
         if self.device == "auto":
-            for chosen in dict.fromkeys((e.device, e.note) for e in enhancers.values()):
-                report.say("using {} ({})".format(*chosen), 0)
+            used = ((e.engine.name, e.device, e.note) for e in enhancers.values())
+            for chosen in dict.fromkeys(used):
+                report.say("using {} on {} ({})".format(*chosen), 0)
         return enhancers
 
 

@@ -716,8 +716,16 @@ def test_doctor_finds_what_drivers_raise(monkeypatch, capsys):
 
 def test_doctor():
     text = ok("doctor", COLUMNS="200").stdout.decode()
-    assert "lightweight" in text
-    assert "torch" in text
+    for word in ("lightweight", "torch", "general", "mild"):
+        assert word in text
+
+
+def test_the_script_that_is_installed(photo, tmp_path):
+    script = Path(sys.executable).with_name("llenhance")
+    words = [script, photo, "-m", "lightweight", "-o", tmp_path / "out.jpg"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert re.match(r"using \w+ on (cpu|mps|cuda:0) \(", done.stderr)
+    assert size(tmp_path / "out.jpg") == size(photo)
 
 
 def test_completion(tmp_path):
