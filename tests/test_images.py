@@ -512,6 +512,36 @@ def test_a_gif_whose_frames_outgrow_it_is_written_as_what_can_be_read(name):
     assert [frame.shape for frame in again.frames] == [(20, 30, 3)] * 2
 
 
+def gif_frame(values: np.ndarray, palette: bytes, transparent: bool) -> bytes:
+    """A frame of 256 colours with a palette of its own; 9 bits a code, cleared in time."""
+    codes: list[int] = []
+    for n, value in enumerate(values.ravel().tolist()):
+        codes += [256, value] if n % 100 == 0 else [value]
+    codes.append(257)
+    body = sum(code << 9 * n for n, code in enumerate(codes)).to_bytes(
+        9 * len(codes) // 8 + 1, "little"
+    )
+    parts = b"".join(
+        bytes([len(body[n : n + 255])]) + body[n : n + 255] for n in range(0, len(body), 255)
+    )
+    head = b"!\xf9\4" + bytes([transparent, 1, 0, 255, 0])
+    place = struct.pack("<BHHHHB", 0x2C, 0, 0, values.shape[1], values.shape[0], 0x87)
+    return head + place + palette + b"\x08" + parts + b"\0"
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_a_gif_that_begins_grey_may_go_on_in_colour(transparent):
+    values = np.arange(16 * 15, dtype=np.uint8).reshape(15, 16)
+    grey = bytes(n for n in range(256) for _ in range(3))
+    colours = bytes(v for n in range(256) for v in (n, 255 - n, n // 2))
+    data = b"GIF89a" + struct.pack("<HHBBB", 16, 15, 0x70, 0, 0)
+    data += gif_frame(values, grey, transparent) + gif_frame(values, colours, transparent) + b";"
+    first, second = images.read(data).frames
+    assert np.array_equal(first[..., :3], np.repeat(values[..., None], 3, 2))
+    wanted = np.stack([values, 255 - values, values // 2], 2)
+    assert np.array_equal(second[..., :3], wanted)
+
+
 def test_gif_of_few_colours_is_exact():
     frame = np.asarray(Image.fromarray(SCENE).quantize(64).convert("RGB"))
     read = images.read(images.encode(Picture([frame], "gif"), "gif"))
@@ -667,6 +697,65 @@ def test_transparency_of_other_formats_comes_back_from_an_exr():
     assert np.allclose(read.frames[0], frame, atol=1e-5)
 
 
+def test_light_without_opacity_stays_in_an_exr():
+    """A glow is added to what lies behind it; what is clear and black stays so."""
+    frame = np.ones((20, 30, 4), np.float32)
+    frame[..., :3] = picture(20, 30, 3, np.float32) + np.float32(0.1)
+    frame[2:5, :, :3] = 0
+    given_ = Picture([frame], "exr", linear=True, icc=colour.linear_profile())
+    given_.frames[0][:5, :, 3] = 0
+    given_.frames[0][5:, :, 3] = 0.5
+    given_.glow = np.zeros((20, 30), bool)
+    given_.glow[:2] = True
+    read = images.read(images.encode(given_, "exr"))
+    assert np.allclose(read.frames[0], frame, atol=1e-6)
+    assert np.array_equal(read.glow, given_.glow)
+    lit = images.enhanced(read, lambda image: image + np.float32(0.2))
+    back = images.read(images.encode(lit, "exr")).frames[0]
+    assert (back[:2, :, :3] > frame[:2, :, :3] + 0.01).all()
+    assert not back[2:5].any()
+    with tifffile.TiffFile(io.BytesIO(images.encode(lit, "tiff"))) as file:
+        stored = file.asarray()
+    assert stored[:2, :, :3].min() > 0
+    assert not stored[2:5].any()
+
+
+def moved_exr(data: bytes, left: int, top: int) -> bytes:
+    """An EXR of single lines whose windows begin elsewhere."""
+    moved = bytearray(data)
+    for name in (b"dataWindow", b"displayWindow"):
+        at = data.index(name + b"\0box2i\0") + len(name) + 11
+        right, bottom = struct.unpack_from("<4i", data, at)[2:]
+        struct.pack_into("<4i", moved, at, left, top, right + left, bottom + top)
+    height, table = bottom + 1, at
+    while struct.unpack_from("<Q", data, table)[0] != table + 8 * height:  # the first chunk
+        table += 1
+    for offset in struct.unpack_from(f"<{height}Q", data, table):
+        struct.pack_into("<i", moved, offset, struct.unpack_from("<i", data, offset)[0] + top)
+    return bytes(moved)
+
+
+@pytest.mark.parametrize("origin", [(0, 0), (10, 10), (-3, 7)])
+def test_an_exr_may_begin_anywhere(origin):
+    frame = picture(6, 9, 3, np.float32)
+    given_ = Picture([frame], "exr", linear=True, compression="ZIPS", icc=colour.linear_profile())
+    data = moved_exr(images.encode(given_, "exr"), *origin)
+    read = images.read(data)
+    assert np.array_equal(read.frames[0], frame)
+    assert read.notes == []
+
+
+def test_pixels_beyond_what_an_exr_shows_are_named():
+    frame = picture(6, 8, 3, np.float32)
+    given_ = Picture([frame], "exr", linear=True, compression="ZIPS", icc=colour.linear_profile())
+    data = bytearray(images.encode(given_, "exr"))
+    at = data.index(b"displayWindow\0box2i\0") + 24
+    struct.pack_into("<4i", data, at, 2, 0, 5, 5)
+    read = images.read(bytes(data))
+    assert read.notes == ["50% of its pixels lie outside the display window: left out"]
+    assert np.array_equal(read.frames[0], frame[:, 2:6])
+
+
 def test_radiance_keeps_light_and_header():
     frame = picture(20, 30, 3, np.float32) * np.float32(12)
     read = images.read(
@@ -737,6 +826,8 @@ def test_light_that_is_no_number_is_written_without_a_word():
         image, pixels.tone_map(image), np.sqrt(pixels.tone_map(image))
     ))  # fmt: skip
     assert np.isfinite(bright.frames[0][2:]).all()
+    assert not np.isnan(bright.frames[0]).any()
+    assert bright.frames[0][0, 0, 1] > 1e30  # the sun stays the sun
 
 
 def test_linear_light_becomes_srgb_in_a_format_of_integers():
@@ -946,3 +1037,31 @@ def test_rare_formats_are_read_and_written_as_png(suffix):
         images.read(file.getvalue(), max_pixels=1000)
     with pytest.raises(MediaError):
         images.read(file.getvalue()[:40])
+
+
+def test_damaged_headers_take_no_time():
+    """Both were searched in quadratic, or exponential, time."""
+    data = pictures.pillow(SCENE, "JPEG")
+    for end in (b"", b"\0", b"\xd0"):
+        with pytest.raises(MediaError):
+            images.read(data[: len(data) // 2] + b"\xff" * 2_000_000 + end)
+    with pytest.raises(MediaError):
+        images.read(b"P6\n" + b"#" * 500 + b"\nwords")
+
+
+@pytest.mark.parametrize("space", [12, 14])
+def test_a_jpeg_2000_of_other_colours_is_refused(space):
+    data = images.encode(Picture([SCENE], "jp2"), "jp2")
+    at = data.index(b"colr") + 7
+    with pytest.raises(MediaError, match="rare kind"):
+        images.read(data[:at] + struct.pack(">I", space) + data[at + 4 :])
+
+
+def test_a_jpeg_whose_jfif_and_adobe_disagree_is_written_as_it_was_read():
+    """Decoders believe JFIF, which says YCbCr."""
+    plain = pictures.pillow(SCENE, "JPEG", quality=95, subsampling=0)
+    adobe = pictures.jpeg_segment(0xEE, b"Adobe" + bytes([0, 100, 0, 0, 0, 0, 0]))
+    assert plain[2:4] == b"\xff\xe0"
+    read = images.read(plain[:20] + adobe + plain[20:])
+    again = images.read(images.encode(read, "jpeg"))
+    assert np.abs(again.frames[0].astype(int) - read.frames[0]).mean() < 3

@@ -14,6 +14,7 @@ from PIL import Image
 from llenhance.errors import MediaError
 from llenhance.media import images, metadata, tiffblock
 from llenhance.media.formats import isobmff
+from llenhance.media.formats.jp2 import box
 from llenhance.media.images import Picture
 from llenhance.media.tiffblock import Block
 
@@ -588,3 +589,32 @@ def test_exif_that_is_too_large_for_jpeg_is_named():
     assert "EXIF is too large and is lost" in images.losses(big, "jpeg")
     assert images.read(images.encode(big, "jpeg")).exif is None
     assert len(images.read(images.encode(big, "png")).exif) > 70_000
+
+
+@pytest.mark.parametrize("zeros", [1, 2, 3])
+def test_zeros_behind_a_packet_do_not_make_it_another(zeros):
+    packet = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>stars</x:xmpmeta>"
+    assert metadata.as_utf8(packet + bytes(zeros)) == packet
+    for coding in ("utf-16-le", "utf-16-be"):
+        assert metadata.as_utf8(packet.decode().encode(coding)) == packet
+
+
+def test_exif_without_a_last_link_is_kept():
+    exif = b"II*\0" + struct.pack("<IHHHIHH", 8, 1, 0x0112, 3, 1, 6, 0)
+    assert len(exif) == 22
+    assert metadata.renewed_exif(exif, 4, 4)[-4] == 1
+    assert b"llenhance" in metadata.with_software(exif, "llenhance")
+
+
+def test_places_of_more_than_a_file_are_refused():
+    """A small file may ask for tens of gigabytes."""
+    infe = box(b"infe", struct.pack(">BBHHH4s", 2, 0, 0, 1, 0, b"Exif") + b"\0")
+    iinf = box(b"iinf", struct.pack(">IH", 0, 1) + infe)
+    lengths = struct.pack(">I", 1 << 20) * 60_000
+    iloc = box(b"iloc", struct.pack(">IHHHHH", 0, 0x0400, 1, 1, 0, 60_000) + lengths)
+    with pytest.raises(MediaError, match="larger than the file"):
+        isobmff.parse(box(b"meta", bytes(4) + iinf + iloc) + bytes(1 << 20))
+    empty = b"".join(struct.pack(">HHH", n, 0, 60_000) for n in range(9000))
+    iloc = box(b"iloc", struct.pack(">IHH", 0, 0, 9000) + empty)
+    with pytest.raises(MediaError, match="more parts"):
+        isobmff.parse(box(b"meta", bytes(4) + iinf + iloc))

@@ -238,8 +238,10 @@ def through_srgb(frame: Array, icc: bytes | None, enhance: Callable[[Array], Arr
         # Enlarging looks one row farther.
         first, last = (begin, end) if scale == 1 else (max(0, begin - 1), end + 1)
         rgb, layout = split(frame[first:last])
-        before = to_srgb(rgb, icc) if kept is None else kept[first:last]
-        lit = apply_change(before, seen[first:last], enhanced[first * scale : last * scale])
+        lit = enhanced[first * scale : last * scale]
+        if kept is not seen:
+            before = to_srgb(rgb, icc) if kept is None else kept[first:last]
+            lit = apply_change(before, seen[first:last], lit)
         band = join(from_srgb(lit, icc, frame.dtype), layout)
         result[begin * scale : end * scale] = band[(begin - first) * scale :][
             : (end - begin) * scale

@@ -172,10 +172,11 @@ def is_utf8_xmp(xmp: bytes) -> bool:
 
 
 def as_utf8(xmp: bytes) -> bytes:
-    """The packet in UTF-8, which every reader of JPEG and PNG expects; itself where it is neither
-    that nor UTF-16."""
-    if is_utf8_xmp(xmp):
-        return xmp
+    """The packet in UTF-8, which every reader of JPEG and PNG expects, without zeros at its end;
+    itself where it is neither that nor UTF-16."""
+    bare = xmp.rstrip(b"\0")
+    if is_utf8_xmp(bare):
+        return bare
     marked = xmp[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
         text = xmp.decode("utf-16" if marked else "utf-16-le" if xmp[0] else "utf-16-be")

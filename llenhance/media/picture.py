@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..errors import MediaError
 from ..pixels import Array
 
@@ -47,6 +49,7 @@ class Picture:
     pages: list[Tags] = field(default_factory=list)  # a TIFF's descriptive tags, for each page
     linear: bool = False  # the values are proportional to light (EXR, HDR)
     premultiplied: bool = False  # the file's colours were multiplied by alpha; here they are not
+    glow: Array | None = None  # (H, W) bool: where there is light although alpha is 0 (EXR)
 
     # What only the same format can take back, by name: a JPEG's segments, a PNG's chunks, an EXR's
     # attributes, the lines of a Radiance header, a GIF's comments.
@@ -54,6 +57,15 @@ class Picture:
 
     notes: list[str] = field(default_factory=list)  # what reading dropped or changed
     truncated: bool = False  # damaged, and accepted because the caller allowed it
+
+    def share(self, alpha: Array) -> Array:
+        """What colours are multiplied by in a file: alpha, (H, W) floats, but for light where it is
+        0: that is added to what lies behind, and stays whole."""
+        if self.glow is None:
+            return alpha
+        scale = alpha.shape[0] // self.glow.shape[0]
+        glow = self.glow.repeat(scale, 0).repeat(scale, 1)
+        return np.where(glow & (alpha <= 0), np.float32(1), alpha)
 
     @property
     def animated(self) -> bool:

@@ -115,6 +115,12 @@ class Block:
         head, size = (8, 20) if self.big else (2, 12)
         return directory + head + self._number(directory, head) * size
 
+    def following(self, directory: int) -> int:
+        """The offset of the directory after this one; 0 for none, also where the link is cut off:
+        some writers leave the last one out."""
+        at = self.next_at(directory)
+        return self.offset(at) if at + self.width <= len(self.data) else 0
+
     def find(self, directory: int, tag: int) -> Entry | None:
         """The first entry of a tag."""
         return next((entry for entry in self.entries(directory) if entry.tag == tag), None)
@@ -151,7 +157,7 @@ class Block:
         while at and at not in seen:
             seen.add(at)
             yield at
-            at = self.offset(self.next_at(at))
+            at = self.following(at)
 
     def child(self, directory: int, tag: int) -> int | None:
         """The offset of a directory that a tag points to, if it does."""
@@ -193,7 +199,7 @@ class Block:
         if old:
             for at in range(old + head, self.next_at(old), size):
                 rows[self._number(at, 2)] = bytes(self.data[at : at + size])
-            following = self.offset(self.next_at(old))
+            following = self.following(old)
         for number, given in new.items():
             tag = given if self.big else _narrowed(given, self.order)
             if tag is None:

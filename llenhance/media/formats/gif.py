@@ -107,6 +107,14 @@ def _application(found: _Structure, data: bytes, start: int, body: bytes, end: i
         found.icc = body[11:]
 
 
+class _Gif(GifImagePlugin.GifImageFile):
+    """Pillow takes a first palette of all greys for no palette, and then gives the indices of later
+    frames, which have colours, for greys."""
+
+    def _is_palette_needed(self, p: bytes) -> bool:  # noqa: ARG002
+        return True
+
+
 def read(data: bytes, limits: Limits) -> Picture:
     """All frames of a GIF as RGB or RGBA, whole and composed. Raises MediaError."""
     found = _walk(data, limits)
@@ -114,7 +122,7 @@ def read(data: bytes, limits: Limits) -> Picture:
     if not found.whole:
         limits.damaged("it ends within a frame")
         picture.truncated = True
-    opener = Opener(lambda: GifImagePlugin.GifImageFile(io.BytesIO(data)))
+    opener = Opener(lambda: _Gif(io.BytesIO(data)))
 
     count = max(1, len(found.delays))
     frames = [pillow_array(opener, limits, picture, frame=number) for number in range(count)]

@@ -73,6 +73,8 @@ def _parse(data: bytes) -> Meta:
             found.gain_map = True
         if kind not in (b"Exif", b"mime") or not parts:
             continue
+        if sum(size for _, size in parts) > len(data):
+            raise ValueError("an item is larger than the file")
         block = b"".join(
             inside[-at - 1 : -at - 1 + size] if at < 0 else data[at : at + size]
             for at, size in parts
@@ -113,7 +115,7 @@ def _locations(body: bytes) -> dict[int, list[tuple[int, int]]]:
         at += size
         return int.from_bytes(body[at - size : at], "big")
 
-    found = {}
+    found, count = {}, 0
     for _ in range(number(4 if version == 2 else 2)):
         item = number(4 if version == 2 else 2)
         method = number(2) & 15 if version else 0
@@ -124,6 +126,9 @@ def _locations(body: bytes) -> dict[int, list[tuple[int, int]]]:
             number(index_size)
             offset, length = base + number(offset_size), number(length_size)
             parts.append((~offset if method == 1 else offset, length))
+            count += 1
+            if count > len(body):  # parts of no bytes
+                raise ValueError("items of more parts than can be")
         found[item] = parts if method < 2 else []
     return found
 

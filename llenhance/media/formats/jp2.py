@@ -11,6 +11,7 @@ from PIL import Jpeg2KImagePlugin
 
 from ...errors import MediaError
 from ...pixels import Array, spread
+from .. import colour
 from ..picture import Limits, Picture, Writing
 from .codecs import DECODER_ERRORS, Opener, pillow_array, reason
 
@@ -20,6 +21,7 @@ EXIF_UUID = b"JpgTiffExif->JP2"
 XMP_UUID = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 IPTC_UUID = bytes.fromhex("33c7a4d2b81d4723a0baf1a3e097ad38")
 SRGB, GREY, SYCC = 16, 17, 18  # enumerated colour spaces
+SPACES = (0, SRGB, GREY, SYCC)  # those that are read; 0 where none is told
 PSNR = 55  # dB of a lossy picture: JPEG 2000 does not tell how it was coded
 
 
@@ -63,6 +65,9 @@ def read(data: bytes, limits: Limits) -> Picture:
                 _uuid(picture, data[at : at + 16], data[at + 16 : end])
     width, height, depths = _size(stream)
     limits.check(width, height)
+    icc = picture.icc or b""
+    if space not in SPACES or (icc[36:40] == b"acsp" and colour.space(icc) not in ("rgb", "gray")):
+        raise MediaError("is a JPEG 2000 of a rare kind (neither RGB, YCC nor grey)")
     picture.lossless = _is_reversible(stream)
     picture.depth = max(depths)
     if has_palette or space == SYCC:

@@ -63,7 +63,7 @@ def _walk(data: bytes) -> _Structure:
     """Follow the markers from SOI to EOI, through all scans."""
     found = _Structure()
     at = 2
-    marker_in_scan = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+    marker_in_scan = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
     while at + 2 <= len(data):
         if data[at] != 0xFF:
             at = data.find(b"\xff", at)  # garbage that a decoder skips, and warns about
@@ -145,7 +145,9 @@ def read(data: bytes, limits: Limits) -> Picture:
         pixels = 255 - pixels if adobe is not None else pixels  # Adobe stores ink upside down
         pixels = colour.cmyk_to_srgb(pixels, picture)
     picture.frames = [pixels[..., 0] if pixels.shape[2] == 1 else pixels]
-    picture.quality = _coding(found, rgb=adobe == 0 and len(found.sampling) == 3)
+    # JFIF says YCbCr, and decoders believe it before Adobe's transform.
+    jfif = any(m == APP0 and p[:5] == b"JFIF\0" and len(p) >= 14 for m, p in found.segments)
+    picture.quality = _coding(found, rgb=adobe == 0 and len(found.sampling) == 3 and not jfif)
     return picture
 
 

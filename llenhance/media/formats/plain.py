@@ -34,7 +34,7 @@ def write_bmp(picture: Picture, writing: Writing) -> bytes:  # noqa: ARG001
 
 def _token(data: bytes, at: int) -> tuple[int, int]:
     """The next number of a PNM header, and where it ends. Comments go to the end of their line."""
-    found = re.compile(rb"(?:\s|#[^\n\r]*)*(\d{1,9})").match(data, at)
+    found = re.compile(rb"(?:\s|#[^\n\r]*[\n\r])*(\d{1,9})").match(data, at)
     if not found:
         raise MediaError("is a PNM with a damaged header")
     return int(found[1]), found.end()

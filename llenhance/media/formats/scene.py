@@ -10,6 +10,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -89,6 +90,7 @@ class _Attribute(NamedTuple):
     name: bytes
     kind: bytes
     value: bytes
+    at: int = 0  # where the value begins in a file
 
 
 def _attributes(data: bytes) -> tuple[list[_Attribute], int]:
@@ -107,7 +109,12 @@ def _attributes(data: bytes) -> tuple[list[_Attribute], int]:
         if start + size > len(data):
             raise MediaError("is damaged: the EXR header has no end")
         found.append(
-            _Attribute(data[at:name_end], data[name_end + 1 : kind_end], data[start : start + size])
+            _Attribute(
+                data[at:name_end],
+                data[name_end + 1 : kind_end],
+                data[start : start + size],
+                start,
+            )
         )
         at = start + size
 
@@ -138,6 +145,7 @@ def read_exr(data: bytes, limits: Limits) -> Picture:
         limits.check(right - left + 1, bottom - top + 1)
     picture = Picture([], "exr", linear=True, compression=compression)
     height = windows[0][3] - windows[0][1] + 1
+    count = 0 if flags & TILED else -(-height // LINES.get(compression, 1))
     if not flags & TILED:
         line = (windows[0][2] - windows[0][0] + 1) * sum(
             2 if kind == HALF else 4 for kind in channels.values()
@@ -150,13 +158,18 @@ def read_exr(data: bytes, limits: Limits) -> Picture:
     if extra := [name for name in channels if name not in used | {"A"}]:
         picture.notes.append(f"the channels {', '.join(extra[:8])} were dropped")
     picture.depth = 16 if channels["Y" if grey else "R"] == HALF else 32
-    planes = _decode_exr(data)
+    if beyond := _beyond(*windows):
+        picture.notes.append(f"{beyond} of its pixels lie outside the display window: left out")
+    planes = _decode_exr(_at_origin(data, attributes, (end, count), windows[1][:2]))
     if grey:  # Y comes alone, or as three equal planes beside A
         planes = [planes[0], *planes[3:]]
     frame = np.stack(planes, -1)
     if "A" in channels and frame.shape[2] in (2, 4):
         picture.premultiplied = True
-        colours = frame[..., :-1] / np.where(frame[..., -1:] > 0, frame[..., -1:], 1)
+        clear = frame[..., -1] <= 0
+        glow = clear & (frame[..., :-1] != 0).any(2)
+        picture.glow = glow if glow.any() else None
+        colours = frame[..., :-1] / np.where(clear[..., None], 1, frame[..., -1:])
         frame = np.concatenate((colours, frame[..., -1:]), 2)
     picture.frames = [frame[..., 0] if frame.shape[2] == 1 else frame]
     chromaticities = values.get(b"chromaticities", b"")
@@ -201,6 +214,40 @@ def _check_chunks(
         picture.truncated = True
 
 
+def _beyond(data: tuple[int, ...], display: tuple[int, ...]) -> str:
+    """How much of the data window the display window does not show; "" for nothing."""
+    left, top = max(data[0], display[0]), max(data[1], display[1])
+    right, bottom = min(data[2], display[2]), min(data[3], display[3])
+    whole = (data[2] - data[0] + 1) * (data[3] - data[1] + 1)
+    hidden = whole - max(0, right - left + 1) * max(0, bottom - top + 1)
+    return f"{hidden / whole:.0%}" if hidden else ""
+
+
+def _at_origin(
+    data: bytes, attributes: list[_Attribute], chunks: tuple[int, int], origin: tuple[int, ...]
+) -> bytes:
+    """The same EXR with a display window that begins at 0, 0, without which FFmpeg shifts pixels.
+
+    ``chunks``: where the table of those of lines stands, whose numbers count from that origin, and
+    how many they are; none where there are tiles.
+    """
+    left, top = origin
+    if not (left or top):
+        return data
+    moved = bytearray(data)
+    for attribute in attributes:
+        if attribute.name in (b"dataWindow", b"displayWindow"):
+            window = struct.unpack("<4i", attribute.value)
+            shifted = (value - (top if n % 2 else left) for n, value in enumerate(window))
+            struct.pack_into("<4i", moved, attribute.at, *shifted)
+    table, count = chunks
+    with suppress(struct.error, OverflowError):  # what is cut off was told by _check_chunks
+        for offset in struct.unpack_from(f"<{count}Q", data, table):
+            (number,) = struct.unpack_from("<i", data, offset)
+            struct.pack_into("<i", moved, offset, number - top)
+    return bytes(moved)
+
+
 def _decode_exr(data: bytes) -> list[Array]:
     """Planes R, G, B and perhaps A (or Y alone), (H, W) float32."""
     import av
@@ -221,6 +268,9 @@ def _decode_exr(data: bytes) -> list[Array]:
         return [planes[2], planes[0], planes[1], *planes[3:]]
     if name.startswith("gray"):
         return planes
+    if name.startswith("ya"):
+        pairs = rows[0].reshape(frame.height, -1, 2)[:, : frame.width].astype(np.float32)
+        return [pairs[..., 0]] * 3 + [pairs[..., 1]]
     raise MediaError(f"is an EXR of a kind that is not read ({name})")
 
 
@@ -232,7 +282,8 @@ def write_exr(picture: Picture, writing: Writing) -> bytes:
     if frame.ndim == 2:
         frame = frame[..., None]
     if frame.shape[2] in (2, 4):  # the format's colours are multiplied by alpha
-        frame = np.concatenate((frame[..., :-1] * frame[..., -1:], frame[..., -1:]), 2)
+        share = picture.share(frame[..., -1])[..., None]
+        frame = np.concatenate((frame[..., :-1] * share, frame[..., -1:]), 2)
     if frame.shape[2] == 2:
         frame = frame[..., [0, 0, 0, 1]]
     height, width, channels = frame.shape
@@ -259,7 +310,10 @@ def write_exr(picture: Picture, writing: Writing) -> bytes:
     except av.FFmpegError as error:
         raise MediaError(f"cannot be written as EXR: {reason(error)}") from None
     coded = b"".join(bytes(packet) for packet in packets)
-    extra = [_Attribute(name, *value.split(b"\0", 1)) for name, value in picture.carried]
+    extra = []
+    for name, carried in picture.carried:
+        kind, _, value = carried.partition(b"\0")
+        extra.append(_Attribute(name, kind, value))
     if writing.software and writing.keep:
         extra = [row for row in extra if row.name != b"software"]
         extra.append(_Attribute(b"software", b"string", writing.software.encode()))

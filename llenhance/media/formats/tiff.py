@@ -183,9 +183,9 @@ def unmultiplied(image: Array, alpha: Array) -> Array:
     return from_float(np.where(share > 0, plain, 0).astype(np.float32), image.dtype)
 
 
-def multiplied(frame: Array) -> Array:
+def multiplied(frame: Array, picture: Picture) -> Array:
     """A frame with alpha -> the same with its colours multiplied by it."""
-    share = to_float(frame[..., -1:])
+    share = picture.share(to_float(frame[..., -1]))[..., None]
     colours = from_float(to_float(frame[..., :-1]) * share, frame.dtype)
     return np.concatenate((colours, frame[..., -1:]), 2)
 
@@ -269,7 +269,7 @@ def write(picture: Picture, writing: Writing) -> bytes:
                 channels = 1 if frame.ndim == 2 else frame.shape[2]
                 extra: dict[str, Any] = {}
                 if channels in (2, 4):
-                    frame = multiplied(frame) if picture.premultiplied else frame
+                    frame = multiplied(frame, picture) if picture.premultiplied else frame
                     extra["extrasamples"] = [1 if picture.premultiplied else 2]
                 if frame.dtype == np.float32 and picture.depth == 16:
                     frame = frame.astype(np.float16)
