@@ -311,9 +311,9 @@ def write_exr(picture: Picture, writing: Writing) -> bytes:
         raise MediaError(f"cannot be written as EXR: {reason(error)}") from None
     coded = b"".join(bytes(packet) for packet in packets)
     extra = []
-    for name, carried in picture.carried:
+    for called, carried in picture.carried:
         kind, _, value = carried.partition(b"\0")
-        extra.append(_Attribute(name, kind, value))
+        extra.append(_Attribute(called, kind, value))
     if writing.software and writing.keep:
         extra = [row for row in extra if row.name != b"software"]
         extra.append(_Attribute(b"software", b"string", writing.software.encode()))
