@@ -303,6 +303,20 @@ def test_colour_tags_stay_and_colours_survive(
     assert np.abs(planes).max() < 1.6
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+def test_prores_is_written_in_the_range_it_is_read_in(tmp_path: Path, levels: int) -> None:
+    """It has no place to say that a range is the full one, in which black is another number."""
+    source = clips.clip(
+        tmp_path / "in.mkv", frames=2, options={"crf": "1"}, colour=(1, 1, 1, levels)
+    )
+    through(source, tmp_path / "out.mov", codec="prores")
+    frame = clips.decoded(tmp_path / "out.mov")[1][0]
+    assert int(frame.color_range) in (0, 1)  # both are the limited one to a player
+    luma = np.frombuffer(memoryview(frame.planes[0]), np.uint16).reshape(frame.height, -1)
+    dark = clips.picture(0)[40, 100].astype(float) @ (0.2126, 0.7152, 0.0722)
+    assert luma[40, 100] == pytest.approx(64 + dark * 876 / 255, abs=8)
+
+
 @pytest.mark.parametrize("opencv", [True, False])
 @pytest.mark.parametrize(
     ("pix_fmt", "codec", "options"),

@@ -221,6 +221,36 @@ def test_pyav_takes_over_where_opencv_loses_a_frame(
     assert [frame.pts for frame in read] == [512 * index for index in range(20)]
 
 
+def test_the_pixels_are_those_of_the_stream_that_is_read(tmp_path: Path) -> None:
+    """OpenCV takes the first video stream; players, the one that is marked as the default."""
+    whole = clips.clip(tmp_path / "whole.mp4", frames=8)
+    still = clips.clip(tmp_path / "still.mp4", frames=8, options={"bf": "0"}, gop=1)
+    path = tmp_path / "two.mkv"
+    passed = {"default_mode": "passthrough"}
+    with (
+        av.open(str(path), "w", container_options=passed) as out,
+        av.open(str(still)) as one,
+        av.open(str(whole)) as two,
+    ):
+        streams = [out.add_stream_from_template(file.streams.video[0]) for file in (one, two)]
+        streams[0].disposition = av.stream.Disposition(0)
+        streams[1].disposition = av.stream.Disposition.default
+        first = next(bytes(packet) for packet in one.demux(video=0))
+        for packet in two.demux(video=0):
+            if packet.size:
+                packet.stream = streams[1]
+                shown, base = packet.dts, packet.time_base
+                out.mux(packet)
+                again = av.Packet(first)  # the first frame of both is the same
+                again.stream, again.time_base = streams[0], base
+                again.pts = again.dts = shown
+                again.is_keyframe = True
+                out.mux(again)
+    with videos.VideoReader(path) as reader:
+        assert [clips.position(frame.image) for frame in reader] == list(range(8))
+    assert reader.info.stream == 1
+
+
 def test_a_machine_without_opencv_reads_by_pyav(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

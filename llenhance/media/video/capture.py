@@ -31,6 +31,11 @@ def converts_alike(info: VideoInfo) -> bool:
     return info.pixel_format in _ALIKE and height % 2 == 0
 
 
+def takes_it(info: VideoInfo) -> bool:
+    """Whether OpenCV, which takes the first video stream, reads the one that players show."""
+    return not any(other.kind == "video" and other.index < info.stream for other in info.streams)
+
+
 def for_opencv(file: IO[bytes], path: Path) -> str:
     """A name under which OpenCV opens this very file; MediaError when no name is safe.
 

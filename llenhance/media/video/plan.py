@@ -215,6 +215,8 @@ def colours(plan: Encoding, source: VideoInfo) -> tuple[int, int]:
         return 0, 2
     if matrix == 0:  # the source was RGB: what a player would guess must be said
         return 1, 1
+    if plan.encoder == "prores_ks":  # has no place for the range, and is read as the limited one
+        return matrix, 1
     return matrix, levels
 
 

@@ -4,9 +4,9 @@ Pixels of ordinary 8-bit clips come through OpenCV, which decodes and converts t
 the processor time of PyAV with an exact conversion. Beside it PyAV decodes the same packets without
 deblocking and conversion: that says when each frame is shown, whether it was damaged (OpenCV hides
 what its decoder could paper over) and whether OpenCV lost one. Where OpenCV is not faithful (more
-than 8 bits, interlaced frames, odd heights, times or pixels that do not agree with PyAV's) PyAV's
-own pixels are used. Its one known flaw is borne: it rounds down, by 0.4 of a level of 255 on night
-scenes.
+than 8 bits, interlaced frames, odd heights, another video stream before the one that is read, times
+or pixels that do not agree with PyAV's) PyAV's own pixels are used. Its one known flaw is borne: it
+rounds down, by 0.4 of a level of 255 on night scenes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from ...errors import MediaError
 from ..picture import MAX_PIXELS
-from .capture import Capture, converts_alike, for_opencv
+from .capture import Capture, converts_alike, for_opencv, takes_it
 from .decode import decode, has_halved_rows, split_fields
 from .info import Image, VideoInfo, as_fraction, clock, probe
 from .opening import cut_off, open_file, open_input, reason, video_stream
@@ -167,7 +167,7 @@ class VideoReader(Scope):
         after: int | None = None
         at = self._seek_to()
         plain = self.info.bit_depth == 8 and not self.info.interlaced
-        wanted = self._opencv_wanted and plain and converts_alike(self.info)
+        wanted = self._opencv_wanted and plain and takes_it(self.info) and converts_alike(self.info)
         if wanted and at is not None:
             # OpenCV cannot be trusted to find a place. PyAV goes there, with OpenCV's conversion,
             # so that a frame is the same whether the reading began before it or far before it.
