@@ -1167,6 +1167,30 @@ def test_joined_parts_are_still_hdr(hdr10: Path, codec: str, suffix: str) -> Non
         assert {kinds.CONTENT_LIGHT_LEVEL, kinds.MASTERING_DISPLAY_METADATA} <= side
 
 
+@pytest.mark.parametrize(
+    ("codec", "suffix", "colour"),
+    [
+        ("ffv1", ".mkv", (1, 1, 1, 1)),
+        ("ffv1", ".mkv", (1, 13, 5, 2)),
+        ("vp9", ".webm", (5, 6, 5, 1)),
+        ("h264", ".mkv", (1, 1, 1, 2)),
+        ("prores", ".mov", (9, 14, 9, 1)),
+    ],
+)
+def test_joined_parts_keep_their_colour_tags(
+    tmp_path: Path, codec: str, suffix: str, colour: tuple[int, int, int, int]
+) -> None:
+    """FFV1's parts lie in a container that has no place for them, and neither has FFV1."""
+    source = clips.clip(tmp_path / "in.mkv", frames=4, colour=colour)
+    info = videos.probe(source)
+    plan = videos.plan_encoding(info, container=suffix, codec=codec, preset=FAST.get(codec))
+    through(source, tmp_path / "part", plan=plan, part=True)
+    videos.join(tmp_path / f"out{suffix}", [tmp_path / "part"], info, plan)
+    frame = clips.decoded(tmp_path / f"out{suffix}")[1][0]
+    tags = (frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range)
+    assert tuple(map(int, tags)) == colour
+
+
 @pytest.mark.parametrize("frames", [1, 2, 3])
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
 def test_a_clip_shorter_than_what_an_encoder_reorders(

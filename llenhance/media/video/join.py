@@ -12,7 +12,7 @@ import av
 from ...errors import MediaError
 from .info import VideoInfo
 from .opening import open_file, open_input, reason, video_stream
-from .plan import Encoding
+from .plan import Encoding, colours
 from .streams import Output
 from .writing import cut_times
 
@@ -43,10 +43,15 @@ def join(
 
         def add_video(file: Any) -> Any:
             stream = file.add_stream_from_template(opened(parts[0])[1], opaque=True)
-            if plan.container in ("mp4", "mov") and stream.codec_context.name == "hevc":
-                stream.codec_context.codec_tag = "hvc1"
+            context = stream.codec_context
+            if plan.container in ("mp4", "mov") and context.name == "hevc":
+                context.codec_tag = "hvc1"
             # Not all parts tell it, and Matroska then has no place for how long a frame lasts.
-            stream.codec_context.framerate = source.frame_rate
+            context.framerate = source.frame_rate
+            # NUT, which FFV1's parts are in, does not tell these, and neither does FFV1.
+            context.color_primaries = source.color_primaries
+            context.color_trc = source.color_transfer
+            context.colorspace, context.color_range = colours(plan, source)
             stream.sample_aspect_ratio = source.sample_aspect
             return stream
 
