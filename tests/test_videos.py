@@ -529,6 +529,67 @@ def test_recordings_put_together_follow_each_other(
         assert here == pytest.approx(apart, abs=0.03)
 
 
+def recording(path: Path, begin: float) -> Path:
+    """Two seconds, with sound, on a clock that stands at ``begin``."""
+    mpeg = path.suffix == ".mpg"
+    base = Fraction(1, 25 if mpeg else 90_000)
+    return clips.clip(
+        path,
+        times=[round((begin + index / 25) / base) for index in range(50)],
+        time_base=base,
+        codec="mpeg2video" if mpeg else "libx264",
+        audio=("mp2",),
+        audio_start=begin,
+    )
+
+
+@pytest.mark.parametrize("target", [".mp4", ".mkv"])
+@pytest.mark.parametrize(
+    ("suffix", "clocks"),
+    [
+        (".ts", (20_000, 30_000)),
+        (".ts", (30_000, 20_000, 30_000)),
+        (".ts", (1.4, 100)),
+        (".ts", (9, 25)),
+        (".mpg", (2, 100, 2)),
+    ],
+)
+def test_recordings_of_other_clocks_follow_each_other(
+    tmp_path: Path, suffix: str, clocks: tuple[float, ...], target: str
+) -> None:
+    """However far ahead the clock of the next one is, and whichever of its streams comes first."""
+    ones = [recording(tmp_path / f"{clock}{suffix}", clock) for clock in clocks]
+    path, out = tmp_path / f"all{suffix}", tmp_path / f"out{target}"
+    path.write_bytes(b"".join(one.read_bytes() for one in ones))
+    _, writer = through(path, out, preset="ultrafast")
+    assert writer.frames == 50 * len(clocks)
+    times = clips.decoded(out)[0]
+    assert np.diff(times) == pytest.approx(0.04, abs=0.002)
+    sound = [begin for begin, _, _ in clips.packets(out, "audio")]
+    alone = clips.packets(ones[0], "audio")
+    assert len(sound) == len(clocks) * len(alone)
+    apart = alone[0][0] - clips.decoded(ones[0])[0][0]
+    for part in range(len(clocks)):
+        here = sound[part * len(alone)] - times[part * 50]
+        assert here == pytest.approx(apart, abs=0.03)
+
+
+def test_pictures_that_fail_while_the_sound_goes_on_leave_a_gap(tmp_path: Path) -> None:
+    """Which is no other recording: the sound would lose its place."""
+    base = Fraction(1, 90_000)
+    times = [round((10 + index / 25) * 90_000) for index in (*range(25), *range(525, 550))]
+    path = clips.clip(
+        tmp_path / "in.ts", times=times, time_base=base, audio=("mp2",), audio_start=10
+    )
+    out = tmp_path / "out.mkv"
+    through(path, out, preset="ultrafast")
+    steps = np.diff(clips.decoded(out)[0])
+    assert steps[24] == pytest.approx(501 / 25, abs=0.002)
+    sound = [begin for begin, _, _ in clips.packets(out, "audio")]
+    assert np.diff(sound) == pytest.approx(0.024, abs=0.002)
+    assert len(sound) == len(clips.packets(path, "audio"))
+
+
 @pytest.mark.parametrize("target", [".mp4", ".mkv"])
 @pytest.mark.parametrize("number", [20, 45])
 @pytest.mark.parametrize("back", [True, False])

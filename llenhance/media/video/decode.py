@@ -26,9 +26,8 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
     expected = _Numbered(stream) if container.format.name == "avi" else _Expected()
     following = 0
     latest: int | None = None
-    packets = container.demux(stream)
-    if may_be_joined(container):
-        packets = continuous(packets, stream)
+    joined = may_be_joined(container)
+    packets = continuous(container, stream) if joined else container.demux(stream)
     while True:
         try:
             packet = next(packets, None)

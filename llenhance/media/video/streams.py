@@ -138,7 +138,7 @@ class _Copier:
         """(packet, seconds when it is due in the output), those inside the cut only."""
         if may_be_joined(self.container):
             pictures = self.container.streams[self._pictures]
-            packets = continuous(self.container.demux([pictures, *streams]), pictures)
+            packets = continuous(self.container, pictures, streams)
         else:
             packets = self.container.demux(streams)
         while True:
