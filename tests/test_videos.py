@@ -331,6 +331,72 @@ def test_start_and_end_choose_frames(plain: Path) -> None:
         list(reader)
 
 
+@pytest.fixture(params=[".mp4", ".mkv"])
+def screen(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A recording of a screen: every half second up to 3.5 s, then nothing moves until 14 s."""
+    times = [*range(0, 4000, 500), 14_000, 14_500]
+    return clips.clip(
+        tmp_path / f"screen{request.param}",
+        times=times,
+        time_base=Fraction(1, 1000),
+        audio=("aac",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (2.8, 5.0, [(3.0, 6), (3.5, 7)]),
+        (5.0, 10.0, [(5.0, 7)]),
+        (5.0, 14.2, [(5.0, 7), (14.0, 8)]),
+        (3.5, 14.2, [(3.5, 7), (14.0, 8)]),
+    ],
+)
+@pytest.mark.parametrize("opencv", [True, False])
+def test_a_range_inside_a_frame_that_is_shown_for_long(
+    screen: Path, start: float, end: float, expected: list[tuple[float, int]], opencv: bool
+) -> None:
+    info = videos.probe(screen)
+    if start == 2.8:  # the frame before is on screen until 3.0
+        expected = [(2.8, 5), *expected]
+    with videos.VideoReader(screen, start=start, end=end, opencv=opencv) as reader:
+        frames = list(reader)
+    seen = [((f.pts - info.start) * info.time_base, clips.position(f.image)) for f in frames]
+    assert [shown for _, shown in seen] == [shown for _, shown in expected]
+    assert [float(at) for at, _ in seen] == pytest.approx([at for at, _ in expected], abs=0.001)
+    last = frames[-1]
+    assert (last.pts + last.duration - info.start) * info.time_base <= end + 0.001
+    with videos.VideoReader(screen) as reader:
+        real = {frame.pts for frame in reader}
+    assert all(f.pts in real if f.origin is None else f.origin in real for f in frames)
+
+
+def test_a_cut_inside_a_long_frame_lasts_as_long_as_asked(screen: Path) -> None:
+    out = screen.with_name("out.mp4")
+    for cut, seconds in (((2.0, 5.0), 3.0), ((5.0, 10.0), 5.0), ((5.0, 14.2), 9.2)):
+        if screen.suffix == ".mkv" and cut[0] == 2.0:
+            continue  # which does not say how long a frame is shown
+        through(screen, out, cut=cut, preset="ultrafast")
+        assert clips.decoded(out)[0][0] == pytest.approx(0, abs=0.001)
+        assert videos.probe(out).duration == pytest.approx(seconds, abs=0.05)
+
+
+def test_a_long_frame_at_a_constant_rate_keeps_where_it_came_from(screen: Path) -> None:
+    """A run that goes on inside it begins to read there."""
+    info = videos.probe(screen)
+    info = type(info)(**{**info.__dict__, "frame_rate": Fraction(5)})
+    with videos.VideoReader(screen, start=5, end=10) as reader:
+        even = list(videos.constant_rate(reader, info))
+    assert len(even) == 25
+    assert {clips.position(frame.image) for frame in even} == {7}
+    assert {(frame.origin - info.start) * info.time_base for frame in even} == {Fraction(7, 2)}
+    begin = even[10].pts
+    start = (even[10].origin - info.start) * info.time_base
+    with videos.VideoReader(screen, start=start, end=10) as reader:
+        again = list(videos.constant_rate(reader, info, begin))
+    assert [frame.pts for frame in again] == [frame.pts for frame in even[10:]]
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts", ".avi"])
 def test_a_late_start_gives_the_same_frames_without_decoding_all(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from .siting import Siting
 OnError = Literal["repeat", "skip", "fail"]
 
 _CV_MATCH = 2.0  # mean difference of two 8-bit conversions of one frame, of 255; black gives 16+
+_LONG = Fraction(1, 10)  # seconds: what is still shown so long after the start is not left out
 _SEEK_BEFORE = 2  # seconds: a place is reached from a key frame well before it
 _CAREFUL = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
@@ -47,7 +49,8 @@ class Frame:
     (still in the source's own primaries and transfer). ``pts``: when it is shown, in units of the
     video's time base. ``duration``: in the same units, 0 where the file does not say.
     ``repeated``: this is the last good picture in the place of one that could not be decoded.
-    ``origin``: the pts of the source's frame, where :func:`constant_rate` shows it at another time.
+    ``origin``: the pts of the source's frame, where it is shown at another time: by
+    :func:`constant_rate`, or because the range that is read begins inside it.
     """
 
     image: Image
@@ -62,9 +65,10 @@ class VideoReader(Scope):
 
     ``on_error`` says what happens at a frame that cannot be decoded whole: "repeat" gives the last
     good picture at its time, "skip" leaves it out, "fail" raises MediaError. ``start`` and ``end``
-    (seconds from the first frame) keep the frames shown in [start, end). ``threads`` is for the
-    decoder, 0 lets it choose. ``exact=False`` finds a start quickly in containers without an index
-    of key frames too, but the first frame may be a later one. ``max_pixels`` bounds the first.
+    (seconds from the first frame) keep the frames shown in [start, end), and one from before that
+    is still shown long after the start. ``threads`` is for the decoder, 0 lets it choose.
+    ``exact=False`` finds a start quickly in containers without an index of key frames too, but the
+    first frame may be a later one. ``max_pixels`` bounds the first.
 
     After the iteration, ``notes`` has a sentence for each thing that a person should know,
     ``damaged`` the number of damaged frames, and ``decoder`` who gave the pixels ("OpenCV", "PyAV",
@@ -88,7 +92,7 @@ class VideoReader(Scope):
         self.info = info or probe(path, max_pixels)
         self.path = path
         self.notes: list[str] = []
-        self.damaged = 0
+        self.damaged = self._left_out = 0
         self.decoder = ""
         self._on_error = on_error
         self._threads = threads
@@ -122,33 +126,65 @@ class VideoReader(Scope):
         return frames
 
     def _iterate(self) -> Generator[Frame, None, None]:
-        last: Image | None = None
-        count = left_out = 0
-        self.decoder, self.damaged = "", 0
-        for pts, duration, image in self._pixels():
-            if self._to is not None and pts >= self._to:
-                break
-            outside = self._from is not None and pts < self._from
-            repeated = image is None
-            if image is None:
-                if not outside:
-                    self._damage(pts, last is not None)
-                if last is None or self._on_error == "skip":
-                    left_out += not outside
-                    continue
-                image = last
-            last = image
-            if not outside:
-                count += 1
-                yield Frame(image, pts, duration, repeated)
+        self.decoder, self.damaged, self._left_out = "", 0, 0
+        count = 0
+        for count, frame in enumerate(self._in_range(), 1):  # noqa: B007
+            yield frame
         if not count:
             raise MediaError(
                 "no frames in this range" if self._from or self._to else "no frame can be decoded"
             )
         if self.damaged > 1:
+            left_out = self._left_out
             done = f"{left_out} of them left out" if left_out else "replaced by the frame before"
             done = "left out" if left_out == self.damaged else done
             self.notes.append(f"{self.damaged} damaged frames in all, {done}")
+
+    def _in_range(self) -> Iterator[Frame]:
+        """The frames from ``start`` to ``end``. Where one of these is given a frame may have to
+        wait for the next one, which tells how long it is shown."""
+        waiting: Frame | None = None
+        for frame in self._repaired():
+            if waiting is not None:
+                yield from self._cut(waiting, frame.pts)
+                waiting = None
+            if self._to is not None and frame.pts >= self._to:
+                return
+            if self._to is None and (self._from is None or frame.pts >= self._from):
+                yield frame
+            else:
+                waiting = frame
+        if waiting is not None:
+            yield from self._cut(waiting, waiting.pts + waiting.duration)
+
+    def _cut(self, frame: Frame, until: int) -> Iterator[Frame]:
+        """What lies in the range of a frame that is shown ``until`` a time."""
+        begin = frame.pts
+        if self._from is not None and begin < self._from:
+            begin = ceil(self._from)
+            if (until - begin) * self.info.time_base <= _LONG:
+                return  # at a steady rate a range begins with the first frame that begins in it
+            frame = replace(frame, pts=begin, origin=frame.pts)
+        end = until if self._to is None else min(until, ceil(self._to))
+        yield replace(frame, duration=max(0, end - begin))
+
+    def _repaired(self) -> Iterator[Frame]:
+        """The frames before, in and right after the range, damaged ones replaced or left out."""
+        last: Image | None = None
+        for pts, duration, image in self._pixels():
+            outside = (self._from is not None and pts < self._from) or (
+                self._to is not None and pts >= self._to
+            )
+            repeated = image is None
+            if image is None:
+                if not outside:
+                    self._damage(pts, last is not None)
+                if last is None or self._on_error == "skip":
+                    self._left_out += not outside
+                    continue
+                image = last
+            last = image
+            yield Frame(image, pts, duration, repeated)
 
     def _damage(self, pts: int, replaceable: bool) -> None:
         self.damaged += 1
@@ -353,5 +389,6 @@ def constant_rate(
             while (at := info.start + round(count * step)) < end - step / 2:
                 count += 1
                 until = info.start + round(count * step)
-                yield Frame(shown.image, at, until - at, shown.repeated, shown.pts)
+                origin = shown.pts if shown.origin is None else shown.origin
+                yield Frame(shown.image, at, until - at, shown.repeated, origin)
         shown = frame
