@@ -570,6 +570,40 @@ def test_a_damaged_frame_of_an_avi_keeps_its_place(
     assert reader.notes[-1] == "5 damaged frames in all, replaced by the frame before"
 
 
+def without_pictures(path: Path, numbers: set[int], **settings: Any) -> Path:
+    """An MPEG-4 clip of 30 chunks in an AVI; those with these numbers say that nothing changed."""
+    plain = clips.clip(path.with_suffix(".m4v.avi"), frames=30, codec="mpeg4", **settings)
+    with av.open(str(plain)) as one, av.open(str(path), "w") as two:
+        copy = two.add_stream_from_template(one.streams.video[0], opaque=True)
+        for number, packet in enumerate(p for p in one.demux(video=0) if p.size):
+            if number in numbers:
+                # A predicted picture; no second has passed; 5 bits of time between markers; then
+                # that it is not coded, and stuffing.
+                bits = f"0101{number % 25:05b}100"
+                bits += "1" * (-len(bits) % 8)
+                empty = av.Packet(b"\0\0\1\xb6" + int(bits, 2).to_bytes(len(bits) // 8, "big"))
+                empty.pts, empty.dts, empty.time_base = packet.pts, packet.dts, packet.time_base
+                packet = empty
+            packet.stream = copy
+            two.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("opencv", [True, False])
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("empty", [{5, 6}, {5, 6, *range(12, 16)}, {9, 28}])
+def test_chunks_of_an_avi_without_a_picture_take_their_time(
+    tmp_path: Path, empty: set[int], threads: int, opencv: bool
+) -> None:
+    """The picture before is shown on, and what follows keeps its place beside the sound."""
+    path = without_pictures(tmp_path / "a.avi", empty, gop=1)
+    with videos.VideoReader(path, threads=threads, opencv=opencv) as reader:
+        seen = {frame.pts: clips.position(frame.image) for frame in reader}
+    assert list(seen) == [number for number in range(30) if number not in empty]
+    assert seen == {number: number % 24 for number in seen}
+    assert reader.damaged == 0
+
+
 @pytest.mark.parametrize(("suffix", "codec"), [(".ts", "libx264"), (".mpg", "mpeg2video")])
 @pytest.mark.parametrize("target", [".mp4", ".mkv"])
 def test_recordings_put_together_follow_each_other(

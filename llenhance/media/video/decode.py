@@ -46,7 +46,7 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
                 yield lost, None
         for frame in frames:
             # A bare stream without a container has no times: count.
-            pts = expected.shown(following if frame.pts is None else frame.pts)
+            pts = expected.shown(following if frame.pts is None else frame.pts, frame)
             step = frame.duration or round(1 / ((stream.average_rate or 25) * stream.time_base))
             following = pts + max(1, step)
             if latest is not None and pts < latest:
@@ -77,7 +77,7 @@ class _Expected:
         self.broken = True
         return []
 
-    def shown(self, pts: int) -> int:
+    def shown(self, pts: int, frame: Any) -> int:  # noqa: ARG002
         """When a frame that it gave, with this time, is shown."""
         return pts
 
@@ -103,7 +103,8 @@ class _Numbered(_Expected):
     """The same of an AVI, which stores no presentation times.
 
     The n-th frame shown has the n-th time there is, from the first frame's on: what FFmpeg guesses
-    is out of order where frames are reordered. Frames and complaints come in one order.
+    is out of order where frames are reordered. Frames and complaints come in one order. A chunk may
+    have no picture and say that the one before it is shown on; its time is passed over.
     """
 
     def __init__(self, stream: Any) -> None:
@@ -113,6 +114,9 @@ class _Numbered(_Expected):
         self._missing: list[int] = []  # numbers of those that were not found, in order
         self._offset: int | None = None  # the first frame's time less its number
         self._lost: list[int] = []  # times, until a frame has passed them
+        self._context = stream.codec_context
+        self._context.copy_opaque = True  # a frame tells which chunk it came from
+        self._inside: list[int] = []  # numbers of chunks that gave nothing so far, in order
 
     def sent(self, packet: Any) -> None:
         stamp = packet.dts
@@ -120,23 +124,43 @@ class _Numbered(_Expected):
             stamp = self._index[packet.pos]
             self._missing += range(stamp if self._next is None else self._next, stamp)
             self._next = stamp + 1
+        before = len(self.waiting)
         self._await(packet, stamp)
+        if len(self.waiting) > before:
+            self._inside.append(stamp)
+            packet.opaque = stamp
 
     def complained(self) -> list[int]:
         self.broken = True
         if not self.waiting:
             return []
+        del self._inside[:1]
         number = heapq.heappop(self.waiting)
         return [*self._missing_before(number), number + (self._offset or 0)]
 
-    def shown(self, pts: int) -> int:
+    def shown(self, pts: int, frame: Any) -> int:
+        passed_over = self._without_picture(frame.opaque)
         if not self.waiting:
             return pts
         number = heapq.heappop(self.waiting)
         if self._offset is None:
             self._offset = pts - number
         self._lost += self._missing_before(number)
+        if self.broken:
+            self._lost = sorted([*self._lost, *(n + self._offset for n in passed_over)])
         return number + self._offset
+
+    def _without_picture(self, chunk: Any) -> list[int]:
+        """The times, which are taken from those that wait, of chunks that gave no frame and will
+        give none any more now that ``chunk`` has given one."""
+        if chunk not in self._inside:
+            del self._inside[:1]
+            return []
+        at = self._inside.index(chunk)
+        # As many of the earlier ones as a decoder holds back may still give theirs.
+        surplus = max(0, at - self._context.reorder_depth)
+        self._inside = self._inside[surplus:at] + self._inside[at + 1 :]
+        return [heapq.heappop(self.waiting) for _ in range(surplus)]
 
     def passed(self, pts: int) -> list[int]:  # noqa: ARG002
         lost, self._lost = self._lost, []
