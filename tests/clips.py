@@ -155,6 +155,25 @@ def clip(
     return path
 
 
+def two_fields(path: Path) -> Path:
+    """Interlaced frames of 64 x 64 pixels, whose even rows are red and whose odd ones are green."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mpeg2video", rate=RATE)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = 64, 64, "yuv420p"
+        context.options = {"flags": "+ildct+ilme", "qscale": "1"}
+        for pts in range(4):
+            frame = av.VideoFrame(64, 64, "yuv420p")
+            for plane, values in zip(frame.planes, ((82, 145), (90, 54), (240, 34)), strict=True):
+                rows = np.empty((plane.height, plane.line_size), np.uint8)
+                rows[0::2], rows[1::2] = values
+                plane.update(rows.tobytes())
+            frame.pts = pts
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
 def _tone(track: Any, pitch: int, seconds: float, start: float) -> list[Any]:
     context = track.codec_context
     context.open()

@@ -396,6 +396,24 @@ def test_y4m_both_ways(tmp_path: Path, pix_fmt: str, size: tuple[int, int]) -> N
     assert len(clips.decoded(tmp_path / "back.mp4")[1]) == 6
 
 
+def test_the_fields_of_a_frame_keep_their_colours_on_a_pipe(tmp_path: Path) -> None:
+    """Y4M says that its frames are interlaced: a colour row is then of one field only."""
+    source = clips.two_fields(tmp_path / "in.mpg")
+    assert do(source, tmp_path / "out.y4m").failures == []
+    data = (tmp_path / "out.y4m").read_bytes()
+    assert b" It " in data or b" Ib " in data
+    with av.open(str(tmp_path / "out.y4m"), format="yuv4mpegpipe") as container:
+        frame = next(container.decode(video=0))
+    for plane, values in zip(frame.planes[1:], ((90, 54), (240, 34)), strict=True):
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, -1).astype(int)
+        for first, value in enumerate(values):
+            assert np.abs(rows[8 + first : 24 : 2, 8:24] - value).mean() < 8
+    with videos.VideoReader(tmp_path / "out.y4m") as reader:
+        image = next(iter(reader)).image[16:48, 16:48].astype(int)
+    assert np.abs(image[0::2] - (255, 0, 0)).mean() < 12
+    assert np.abs(image[1::2] - (0, 255, 0)).mean() < 12
+
+
 def test_y4m_through_the_command(tmp_path: Path) -> None:
     source = clips.clip(tmp_path / "in.mp4", frames=6)
     out, _ = command(source, "-o", "-", *MODEL, *AS_IS)

@@ -16,7 +16,7 @@ from ...standard_input import StandardInput
 from ..picture import MAX_PIXELS, Limits
 from .alone import Lost
 from .codecs import chroma_of
-from .decode import decode
+from .decode import decode, has_halved_rows, weave_fields
 from .info import UNSPECIFIED, Image, VideoInfo, describe
 from .opening import Y4M_FRAME, Y4M_HEAD, reason, video_stream, y4m_sizes
 from .places import RawFormat
@@ -160,6 +160,7 @@ class PipeWriter(Scope):
         self._reformatter = VideoReformatter()
         self._siting = Siting(source)
         self._rgb = av.VideoFormat(pix_fmt).is_rgb
+        self._halved = has_halved_rows(av.VideoFrame(16, 16, pix_fmt))
         matrix = 1 if source.color_matrix == 0 else source.color_matrix
         self._matrix = None if matrix == UNSPECIFIED else matrix
         self._range = 1 if source.color_matrix == 0 else source.color_range or 1
@@ -181,27 +182,39 @@ class PipeWriter(Scope):
         self._lost.see(pts)
         if not self.frames and not self._raw:
             self._out(self._header(image.shape[1], image.shape[0]))
-        kind = "rgb24" if image.dtype == np.uint8 else "rgb48le"
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=kind)
-        if self._format != kind:
-            try:
-                frame = self._reformatter.reformat(
-                    self._siting.mark(frame),
-                    format=self._format,
-                    dst_colorspace=None if self._rgb else self._matrix,
-                    dst_color_range=None if self._rgb else self._range,
-                    interpolation=_CAREFUL,
-                )
-            except (av.error.FFmpegError, OSError, ValueError) as error:
-                raise MediaError(f"cannot be converted: {reason(error)}") from None
+        if self._interlaced(image.shape[0]) and self._halved and image.shape[0] % 4 == 0:
+            # A colour row lies between the rows of its own field, which is of another moment.
+            frame = weave_fields(*(self._converted(image[row::2]) for row in range(2)))
+        else:
+            frame = self._converted(image)
         self._out((b"" if self._raw else b"FRAME\n") + _packed(frame))
         self.frames += 1
+
+    def _converted(self, image: Image) -> Any:
+        kind = "rgb24" if image.dtype == np.uint8 else "rgb48le"
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=kind)
+        if self._format == kind:
+            return frame
+        try:
+            return self._reformatter.reformat(
+                self._siting.mark(frame),
+                format=self._format,
+                dst_colorspace=None if self._rgb else self._matrix,
+                dst_color_range=None if self._rgb else self._range,
+                interpolation=_CAREFUL,
+            )
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise MediaError(f"cannot be converted: {reason(error)}") from None
+
+    def _interlaced(self, height: int) -> bool:
+        """Whether frames of this height still have the rows of the source's fields."""
+        return self._source.interlaced and height == self._source.height
 
     def _header(self, width: int, height: int) -> bytes:
         rate, aspect = self._source.frame_rate, self._source.sample_aspect
         levels = "FULL" if self._range == 2 else "LIMITED"
         fields = "p"
-        if self._source.interlaced and height == self._source.height:
+        if self._interlaced(height):
             fields = "t" if self._source.top_field_first else "b"
         return (
             f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} I{fields}"
