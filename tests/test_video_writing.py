@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import subprocess
@@ -720,6 +721,40 @@ def test_interlaced_stays_interlaced(tmp_path: Path, top: bool) -> None:
     assert shown(target) == list(range(20))
     plan = videos.plan_encoding(info, container="webm")
     assert any("interlaced" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("top", [True, False])
+@pytest.mark.parametrize(
+    ("rotation", "mirrored", "turned"),
+    [(0, False, False), (180, False, True), (180, True, True), (0, True, False)],
+)
+def test_fields_change_their_order_where_the_last_row_becomes_the_first(
+    tmp_path: Path, rotation: int, mirrored: bool, turned: bool, top: bool
+) -> None:
+    options = {"flags": "+ildct+ilme", "x264-params": "tff=1" if top else "bff=1"}
+    path = clips.clip(
+        tmp_path / "in.mp4", frames=4, rotation=rotation, mirrored=mirrored, options=options
+    )
+    through(path, tmp_path / "out.mkv", preset="ultrafast")
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        assert next(container.decode(video=0)).interlaced_frame
+        order = container.streams.video[0].codec_context.field_order
+    assert order == (2 if top != turned else 3)
+
+
+def test_fields_that_were_turned_to_columns_are_no_fields(tmp_path: Path) -> None:
+    options = {"flags": "+ildct+ilme", "x264-params": "tff=1"}
+    path = clips.clip(tmp_path / "in.mp4", frames=4, rotation=90, options=options)
+    _, writer = through(path, tmp_path / "out.mkv", preset="ultrafast")
+    assert writer.dropped == [
+        "interlaced frames are written as progressive ones, their fields still woven"
+    ]
+    assert not clips.decoded(tmp_path / "out.mkv")[1][0].interlaced_frame
+    info = videos.probe(path)
+    out = io.BytesIO()
+    with videos.PipeWriter(out, info, "yuv420p") as pipe:
+        pipe.write(np.zeros((info.height, info.width, 3), np.uint8), 0)
+    assert b" Ip " in out.getvalue()
 
 
 # --- HDR and the network --------------------------------------------------------------------------

@@ -90,7 +90,7 @@ class VideoInfo:
     color_matrix: int
     color_range: int
     interlaced: bool
-    top_field_first: bool
+    top_field_first: bool  # upright
     mastering_display: bytes | None  # AVMasteringDisplayMetadata, see ``plan.mastering_display``
     content_light: tuple[int, int] | None  # MaxCLL and MaxFALL in cd/m2
     per_frame: tuple[str, ...]  # kinds of metadata with each frame, which no output carries
@@ -106,6 +106,11 @@ class VideoInfo:
     def hdr(self) -> bool:
         """Whether the transfer is PQ or HLG."""
         return self.color_transfer in (16, 18)
+
+    @property
+    def has_fields(self) -> bool:
+        """Whether the rows of an upright frame are those of two fields in turn."""
+        return self.interlaced and not self.turn.transpose
 
 
 def clock(seconds: float) -> str:
@@ -213,6 +218,11 @@ def describe(
         known = int(of_stream if of_frame == unknown else of_frame)
         return of_rgb if rgb and known == unknown else known
 
+    # Where the container does not say it, the frame does.
+    told = order in _INTERLACED
+    top_first = order in _TOP_FIRST if told else interlaced and is_top_first(first)
+    if interlaced and upright.mirror_y and not upright.transpose and height % 2 == 0:
+        top_first = not top_first  # the last row, of the other field, becomes the first
     others = []
     for other in container.streams:
         if other.index != stream.index:
@@ -243,9 +253,7 @@ def describe(
         color_matrix=0 if rgb else colour(first.colorspace, context.colorspace, UNSPECIFIED),
         color_range=colour(first.color_range, context.color_range, 2, 0),
         interlaced=interlaced,
-        # Where the container does not say it, the frame does.
-        top_field_first=order in _TOP_FIRST
-        or (interlaced and order not in _INTERLACED and is_top_first(first)),
+        top_field_first=top_first,
         mastering_display=side.get(SideDataType.MASTERING_DISPLAY_METADATA),
         content_light=struct.unpack("=2I", light[:8]) if light else None,
         per_frame=tuple(dict.fromkeys(_PER_FRAME[kind] for kind in side if kind in _PER_FRAME)),

@@ -208,7 +208,7 @@ class PipeWriter(Scope):
 
     def _interlaced(self, height: int) -> bool:
         """Whether frames of this height still have the rows of the source's fields."""
-        return self._source.interlaced and height == self._source.height
+        return self._source.has_fields and height == self._source.height
 
     def _header(self, width: int, height: int) -> bytes:
         rate, aspect = self._source.frame_rate, self._source.sample_aspect

@@ -162,7 +162,7 @@ def plan_encoding(
             f"pixels of {shape.numerator}:{shape.denominator} become square: {name} in {muxer} does"
             " not tell their shape"
         )
-    interlaced = source.interlaced and scale == 1 and encoder in ("libx264", "prores_ks")
+    interlaced = source.has_fields and scale == 1 and encoder in ("libx264", "prores_ks")
     if interlaced:
         chosen["flags"] = "+ildct+ilme" + chosen.get("flags", "")
         if encoder == "libx264":
