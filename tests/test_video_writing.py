@@ -757,6 +757,30 @@ def test_fields_that_were_turned_to_columns_are_no_fields(tmp_path: Path) -> Non
     assert b" Ip " in out.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("pix_fmt", "fields"), [("yuv420p", False), ("yuv422p", True), ("yuv444p", True)]
+)
+def test_fields_of_odd_heights_are_written_where_the_encoder_takes_them(
+    tmp_path: Path, pix_fmt: str, fields: bool
+) -> None:
+    """H.264 has no 4:2:0 fields of 49 rows: their colours would have 24 and a half."""
+    source = clips.clip(
+        tmp_path / "in.mkv",
+        codec="ffv1",
+        pix_fmt="yuv422p",
+        size=(160, 98),
+        frames=4,
+    )
+    info = videos.probe(source)
+    info = type(info)(**{**info.__dict__, "interlaced": True, "top_field_first": True})
+    plan = videos.plan_encoding(info, container="mkv", codec="h264", pix_fmt=pix_fmt)
+    assert plan.interlaced is fields
+    through(source, tmp_path / "out.mkv", plan=plan)
+    assert shown(tmp_path / "out.mkv") == list(range(4))
+    told = ("interlaced frames are written as progressive ones, their fields still woven",)
+    assert plan.notes == (() if fields else told)
+
+
 # --- HDR and the network --------------------------------------------------------------------------
 
 

@@ -163,6 +163,8 @@ def plan_encoding(
             " not tell their shape"
         )
     interlaced = source.has_fields and scale == 1 and encoder in ("libx264", "prores_ks")
+    if encoder == "libx264" and chroma_of(chosen_format) == 420 and coded_height % 4:
+        interlaced = False  # it refuses fields in which a row of colours lacks one of brightness
     if interlaced:
         chosen["flags"] = "+ildct+ilme" + chosen.get("flags", "")
         if encoder == "libx264":
