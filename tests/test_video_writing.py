@@ -318,6 +318,68 @@ def test_prores_is_written_in_the_range_it_is_read_in(tmp_path: Path, levels: in
     assert luma[40, 100] == pytest.approx(64 + dark * 876 / 255, abs=8)
 
 
+GREYS = np.repeat(np.array([16, 60, 128, 235], np.uint16), 16)  # limited range: black to white
+
+
+def grey_clip(path: Path, pix_fmt: str, levels: int) -> Path:
+    """Two frames of 64 x 48 pixels: four stripes, without colours."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("ffv1", rate=25)
+        context = stream.codec_context
+        context.width, context.height, context.pix_fmt = 64, 48, pix_fmt
+        context.color_range, context.colorspace = levels, 1
+        for pts in range(2):
+            frame = av.VideoFrame(64, 48, pix_fmt)
+            kind = frame.format.components[0].bits
+            row = GREYS << (kind - 8)
+            data = np.zeros((48, frame.planes[0].line_size // (1 if kind == 8 else 2)), np.uint16)
+            data[:, :64] = row
+            plane = data if kind > 8 else data.astype(np.uint8)
+            frame.planes[0].update(plane.tobytes())
+            frame.pts, frame.color_range = pts, levels
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    return path
+
+
+def stripes(path: Path) -> Any:
+    """The brightness of each stripe as it is stored, in units of 8 bits."""
+    frame = clips.decoded(path)[1][1]
+    kind = np.uint8 if frame.format.components[0].bits == 8 else np.uint16
+    rows = np.frombuffer(memoryview(frame.planes[0]), kind).reshape(frame.height, -1)
+    return rows[24, 8:64:16].astype(float) / (1 << (frame.format.components[0].bits - 8))
+
+
+@pytest.mark.parametrize("opencv", [True, False])
+@pytest.mark.parametrize("levels", [1, 2])
+@pytest.mark.parametrize("pix_fmt", ["gray", "gray10le", "gray16le"])
+def test_pictures_without_colours_have_the_range_that_they_say(
+    tmp_path: Path, pix_fmt: str, levels: int, opencv: bool
+) -> None:
+    path = grey_clip(tmp_path / "in.mkv", pix_fmt, levels)
+    with videos.VideoReader(path, opencv=opencv) as reader:
+        image = list(reader)[1].image[24, 8:64:16].astype(float)
+    assert reader.info.color_range == levels
+    expected = np.array([16, 60, 128, 235], float)
+    if levels == 1:
+        expected = (expected - 16) * 255 / 219
+    image /= 1 if pix_fmt == "gray" else 257
+    assert np.abs(image - expected[:, None]).max() < 1
+    codec = {"codec": "ffv1"} if pix_fmt == "gray16le" else {"codec": "h264", "crf": 1}
+    through(path, tmp_path / "out.mkv", **codec)
+    assert int(clips.decoded(tmp_path / "out.mkv")[1][0].color_range) == levels
+    assert stripes(tmp_path / "out.mkv") == pytest.approx([16, 60, 128, 235], abs=1)
+
+
+@pytest.mark.parametrize("codec", ["h264", "ffv1"])
+def test_what_is_written_without_colours_has_the_full_range(tmp_path: Path, codec: str) -> None:
+    path = grey_clip(tmp_path / "in.mkv", "gray", 1)
+    quality = {"crf": 1} if codec == "h264" else {}
+    through(path, tmp_path / "out.mkv", codec=codec, pix_fmt="gray", **quality)
+    assert int(clips.decoded(tmp_path / "out.mkv")[1][0].color_range) == 2
+    assert stripes(tmp_path / "out.mkv") == pytest.approx([0, 51.2, 130.4, 255], abs=1.5)
+
+
 @pytest.mark.parametrize("opencv", [True, False])
 @pytest.mark.parametrize(
     ("pix_fmt", "codec", "options"),

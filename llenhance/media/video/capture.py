@@ -23,6 +23,8 @@ def converts_alike(info: VideoInfo) -> bool:
     swscale has a way of its own for a few formats with even heights, and both take it. For others
     they choose different filters for the colours.
     """
+    if info.limited_grey:
+        return False
     kind = av.VideoFormat(info.pixel_format, 64, 64)
     parts = kind.components
     if len(parts) < 3 or (parts[1].width, parts[1].height) == (64, 64):

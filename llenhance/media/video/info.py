@@ -108,9 +108,19 @@ class VideoInfo:
         return self.color_transfer in (16, 18)
 
     @property
+    def limited_grey(self) -> bool:
+        """Whether it has brightness alone in the limited range, which FFmpeg takes for the full."""
+        return self.color_range == 1 and is_grey(self.pixel_format)
+
+    @property
     def has_fields(self) -> bool:
         """Whether the rows of an upright frame are those of two fields in turn."""
         return self.interlaced and not self.turn.transpose
+
+
+def is_grey(pixel_format: str) -> bool:
+    """Whether a pixel format has brightness alone, or with transparency."""
+    return pixel_format.startswith(("gray", "ya"))
 
 
 def clock(seconds: float) -> str:

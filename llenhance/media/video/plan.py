@@ -24,7 +24,7 @@ from .codecs import (
     nearest_format,
     quiet,
 )
-from .info import VideoInfo
+from .info import VideoInfo, is_grey
 from .opening import reason
 
 
@@ -215,6 +215,8 @@ def colours(plan: Encoding, source: VideoInfo) -> tuple[int, int]:
     matrix, levels = source.color_matrix, source.color_range
     if av.VideoFormat(plan.pix_fmt).is_rgb:
         return 0, 2
+    if is_grey(plan.pix_fmt):  # what RGB becomes then, whichever range is asked for
+        return matrix or 1, 2
     if matrix == 0:  # the source was RGB: what a player would guess must be said
         return 1, 1
     if plan.encoder == "prores_ks":  # has no place for the range, and is read as the limited one

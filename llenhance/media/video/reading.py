@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from itertools import chain
 from math import ceil
 from pathlib import Path
@@ -365,7 +366,17 @@ class VideoReader(Scope):
             said = f"{frame.format.name}, matrix {int(frame.colorspace)} of H.273"
             raise MediaError(f"its colours ({said}) cannot be converted: {reason(error)}") from None
         image: Image = done.to_ndarray()
-        return image
+        return _full_range(image.dtype)[image] if self.info.limited_grey else image
+
+
+@cache
+def _full_range(kind: np.dtype[Any]) -> Image:
+    """What each value of a limited range, 16 to 235 in 8 bits, is in the full one."""
+    values = np.iinfo(kind).max
+    unit = (values + 1) // 256
+    wide = (np.arange(values + 1) - 16 * unit) * (values / (219 * unit))
+    full: Image = wide.clip(0, values).round().astype(kind)
+    return full
 
 
 def constant_rate(
