@@ -276,7 +276,8 @@ def enhance(
     )
     written: AbstractContextManager[object] = nullcontext()
     if batch.report is not None:
-        written = record.written(batch.report, planned, todo, report)
+        digests = {job.model: digest(job.model) for job in planned.jobs}
+        written = record.written(batch.report, planned, todo, digests, report)
     with written:
         _run(planned, todo, report, batch.timeout)
         if compare is not None:
@@ -455,7 +456,13 @@ def export_weights(method: str, file: Path) -> None:
     from . import checkpoints, export
 
     row = METHODS[method]
-    for path in export.export(row, checkpoints.find(row, file.absolute())):
+    found = checkpoints.find(row, file.absolute())
+    export.check_usable()
+    for scale in row.scales:
+        graph = checkpoints.graph_path(found.path, row, scale)
+        if os.path.lexists(graph) and not export.is_ours(graph):
+            raise Refusal(f"{graph} exists, and is no graph of llenhance")
+    for path in export.export(row, found):
         click.echo(f"{path}", err=True)
 
 

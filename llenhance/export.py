@@ -39,6 +39,17 @@ def check_usable() -> None:
             raise LLEnhanceError(f"exporting a graph needs {name}: pip install 'llenhance[train]'")
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is a graph that :func:`export` wrote."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception:  # whatever the parser of protocol buffers raises
+        return False
+    return any(row.key == "weights_sha256" for row in model.metadata_props)
+
+
 def export(method: Method, weights: Weights) -> list[Path]:
     """Write the graphs of every scale beside the weights; returns their paths.
 

@@ -7,6 +7,8 @@ import itertools
 import sys
 import threading
 import time
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from . import checkpoints, pixels
 from .engines import available_threads, device_list
 from .enhancer import Enhancer, load
-from .errors import Appeared, LLEnhanceError, MediaError
+from .errors import Appeared, LLEnhanceError, MediaError, Refusal
 from .journal import Journal
 from .media import colour, files, images
 from .media.picture import MAX_PIXELS, Limits, Picture
@@ -301,9 +303,7 @@ def run(
     without ``overlap``, when one job is at work at a time, have the first device alone.
     """
     with Work(enhancers, report, settings, video, watch, others) as work:
-        for folder in {job.target.parent for job in jobs if job.target is not None}:
-            files.make_folder(folder)
-            files.sweep(folder)
+        jobs = work.with_folders(jobs)
         for kind, group in itertools.groupby(jobs, key=lambda job: job.kind):
             if kind == "picture":
                 work.pictures(list(group), overlap)
@@ -328,6 +328,11 @@ def read_picture(
     return images.read(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
 
 
+def _folded(target: Path) -> str:
+    """One word for names that some file systems take for one."""
+    return unicodedata.normalize("NFC", str(target)).casefold()
+
+
 # Jobs of one source, what it held or why it cannot be read, and the seconds that took.
 Decoded = tuple[list[Job], Picture | Exception, float]
 
@@ -349,6 +354,9 @@ class Work:
         self.options, self.watch = video, watch
         self.journals: dict[Path, Journal | None] = {}
         self.telling = threading.Lock()  # writers tell journal and report one after the other
+        self.twins: set[str] = set()  # targets whose names differ by case alone, as one word
+        self.made: set[tuple[int, int] | None] = set()  # those of them that are there
+        self.naming = threading.Lock()
 
     def __enter__(self) -> Work:
         return self
@@ -451,13 +459,16 @@ class Work:
                 sys.stdout.buffer.write(data)
                 sys.stdout.buffer.flush()
             else:
-                with files.publish(
-                    job.target,
-                    overwrite=settings.overwrite or job.may_replace(),
-                    like=job.source,
-                    times=settings.preserve_times,
-                    tell=unkept.append,
-                ) as temporary:
+                with (
+                    self._alone(job.target),
+                    files.publish(
+                        job.target,
+                        overwrite=settings.overwrite or job.may_replace(),
+                        like=job.source,
+                        times=settings.preserve_times,
+                        tell=unkept.append,
+                    ) as temporary,
+                ):
                     temporary.write_bytes(data)
         except BrokenPipeError:
             raise
@@ -519,6 +530,40 @@ class Work:
                     self.report.warn(job.name, reason)
             self._keep(job, enhancer.weights.digest)
         self.watch.over(job)
+
+    @contextlib.contextmanager
+    def _alone(self, target: Path) -> Iterator[None]:
+        """A block that publishes a target. Names that differ by case alone are one file on many
+        memory cards: of those, one at a time, and none over what this run has made."""
+        if _folded(target) not in self.twins:
+            yield
+            return
+        with self.naming:
+            if files.identity(target) in self.made:
+                raise Appeared(target, "another output of this run has that name here")
+            yield
+            self.made.add(files.identity(target))
+
+    def with_folders(self, jobs: Sequence[Job]) -> list[Job]:
+        """Make the targets' folders; the jobs but for those whose folder cannot be made."""
+        names = Counter(_folded(job.target) for job in jobs if job.target is not None)
+        self.twins = {name for name, count in names.items() if count > 1}
+        failures: dict[Path, Refusal] = {}
+        for folder in dict.fromkeys(job.target.parent for job in jobs if job.target is not None):
+            try:
+                files.make_folder(folder)
+            except Refusal as refusal:  # a name that this file system does not take
+                failures[folder] = refusal
+            else:
+                files.sweep(folder)
+        kept = []
+        for job in jobs:
+            failure = None if job.target is None else failures.get(job.target.parent)
+            if failure is None:
+                kept.append(job)
+            elif not self.report.stopping:
+                self._failed(job, failure, 0.0)
+        return kept
 
     def _appeared(self, job: Job, error: Appeared, seconds: float) -> None:
         """The target is another run's by now."""

@@ -124,6 +124,8 @@ def plan(
     input, that two inputs would share, or that lies in the input folder.
     """
     _fill(template, "stem", models[0], ".png")  # a wrong one is told, used or not
+    if output == "":
+        raise Refusal("the output has an empty name (-o . is this folder)")
     found = Found()
     several = len(inputs) > 1 or any(is_special(name) for name in inputs)
     named = list(expand(inputs, output, found))
@@ -303,21 +305,12 @@ def _refuse_own_pictures(job: Job) -> None:
     """Two patterns can name the same files: f_%d.png and f_%04d.png both name f_1000.png."""
     if not _numbers(job):
         return
-    own = {_identity(path): path for path in _read(job)}
+    own = {files.identity(path): path for path in _read(job)}
     own.pop(None, None)
     for path in _written(job):
-        original = own.get(_identity(path))
+        original = own.get(files.identity(path))
         if original is not None:
             raise Refusal(f"{job.name}: its output {job.target} would replace its input {original}")
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What two names of one file have in common; None where there is no file."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _numbers(job: Job) -> list[int]:

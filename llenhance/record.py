@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,8 +37,13 @@ def check(planned: Plan, record: str | None, compare: str | None) -> None:
 
 
 @contextmanager
-def written(path: str, planned: Plan, todo: Batch, report: Report) -> Iterator[None]:
-    """Write the file ``path`` after the block, however it ends; not when it was refused."""
+def written(
+    path: str, planned: Plan, todo: Batch, digests: Mapping[str, str], report: Report
+) -> Iterator[None]:
+    """Write the file ``path`` after the block, however it ends; not when it was refused.
+
+    ``digests``: of each model's weights, from before the block.
+    """
     began = time.time()
     status: int | None = None
     try:
@@ -57,11 +62,17 @@ def written(path: str, planned: Plan, todo: Batch, report: Report) -> Iterator[N
         raise
     finally:
         if status is not None:
-            _write(path, planned, todo, report, status, time.time() - began)
+            _write(path, planned, todo, digests, report, status, time.time() - began)
 
 
 def _write(
-    path: str, planned: Plan, todo: Batch, report: Report, status: int, seconds: float
+    path: str,
+    planned: Plan,
+    todo: Batch,
+    digests: Mapping[str, str],
+    report: Report,
+    status: int,
+    seconds: float,
 ) -> None:
     rows = list(report.rows)
     told = {(row["source"], row.get("model")) for row in rows}
@@ -81,14 +92,12 @@ def _write(
     for row in rows:
         counts[row["status"]] += 1
     settings = dataclasses.asdict(todo.settings) | dataclasses.asdict(todo.loading)
-    models = dict.fromkeys(job.model for job in planned.jobs)
     whole = {
         "llenhance": __version__,
         "exit_status": status,
         "seconds": round(seconds, 3),
         "counts": counts,
-        "settings": settings
-        | {"video": todo.video, "digests": {model: todo.loading.digest(model) for model in models}},
+        "settings": settings | {"video": todo.video, "digests": dict(digests)},
         "files": rows,
     }
     text = json.dumps(whole, indent=1, default=str) + "\n"

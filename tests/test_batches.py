@@ -11,6 +11,8 @@ import itertools
 import json
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -481,6 +483,38 @@ def test_a_run_is_recorded_when_it_comes_again(recorded):
     kept.clear()
     ask(3)
     assert recorded == [(3,), (4,), (5,)]
+
+
+def test_threads_take_turns_with_a_recording(monkeypatch):
+    """There is one place for what goes in, and torch lets other threads in between."""
+
+    def record(work, given):
+        static = given.clone()
+
+        def replay(new):
+            static.copy_(new)
+            time.sleep(0.002)
+            return [result.clone() for result in work(static)]
+
+        return replay
+
+    monkeypatch.setattr(lanes, "record", record)
+    kept = lanes.Recordings(2)
+
+    def ask(number):
+        return kept("key", lambda x: [x + 1], torch.full((3,), float(number)))[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, range(40)))
+    assert [result[0].item() for result in found] == [number + 1 for number in range(40)]
+
+
+def test_what_a_caller_set_for_his_own_networks_changes_nothing():
+    picture = dark_scene(40, 30, np.random.default_rng(0))
+    enhancer = load("residual", device="cpu", engine="torch", precision="fp32")
+    expected = enhancer.enhance(picture)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(enhancer.enhance(picture), expected)
 
 
 def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch):

@@ -1,5 +1,6 @@
 """Weights: found, verified, imported, refused."""
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -12,9 +13,9 @@ import references
 import torch
 from safetensors.torch import load_file, save_file
 
-from llenhance import authors, checkpoints
-from llenhance.cli import import_weights
-from llenhance.errors import LLEnhanceError, WeightsError
+from llenhance import authors, checkpoints, export
+from llenhance.cli import export_weights, import_weights
+from llenhance.errors import LLEnhanceError, Refusal, WeightsError
 from llenhance.methods import METHODS
 
 
@@ -369,3 +370,30 @@ def test_a_strangers_weights_folder_is_not_searched(tmp_path):
     ).stdout.split("\n")
     assert str(copy / "llenhance" / "weights") in out
     assert str(copy / "weights") not in out
+
+
+def test_weights_that_cannot_be_read_are_one_line(tmp_path, monkeypatch):
+    path = tmp_path / "w.safetensors"
+    shutil.copy(checkpoints.find(METHODS["lightweight"]).path, path)
+
+    def denied(*_args, **_named):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("pathlib.Path.open", denied)
+    with pytest.raises(WeightsError, match="cannot be read"):
+        checkpoints.checksum(path)
+
+
+def test_a_graph_of_someone_else_is_not_replaced(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    shutil.copy(checkpoints.find(METHODS["lightweight"]).path, weights)
+    graph = tmp_path / "model.onnx"
+    graph.write_bytes(b"a detector")
+    arguments = ["lightweight", str(weights)]
+    with pytest.raises(Refusal, match="is no graph of llenhance"):
+        export_weights.main(arguments, standalone_mode=False)
+    assert graph.read_bytes() == b"a detector"
+    graph.unlink()
+    for _ in range(2):  # its own may be made again
+        export_weights.main(arguments, standalone_mode=False)
+    assert export.is_ours(graph)

@@ -57,6 +57,20 @@ def test_publish_does_not_replace_what_appeared_meanwhile(tmp_path):
     assert names(tmp_path) == ["out.bin"]
 
 
+def test_a_link_whose_answer_was_lost_is_still_ours(tmp_path, monkeypatch):
+    """Over a network the first answer may be lost, and the second try says that it is there."""
+    link = os.link
+
+    def twice(one, other):
+        link(one, other)
+        raise FileExistsError(errno.EEXIST, "File exists")
+
+    monkeypatch.setattr(os, "link", twice)
+    with files.publish(tmp_path / "out.bin", overwrite=False) as temporary:
+        temporary.write_bytes(b"new")
+    assert names(tmp_path) == ["out.bin"]
+
+
 def test_publish_takes_the_permissions_of_the_source(tmp_path):
     source = tmp_path / "in.bin"
     source.write_bytes(b"x")

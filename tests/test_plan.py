@@ -387,6 +387,14 @@ def test_numbered_pictures_of_two_inputs_that_would_meet_are_refused():
         plan("f_%d.png", "f_1000x.png", output=None, template="{stem}x{ext}", on_exists="overwrite")
 
 
+def test_an_output_without_a_name_is_refused():
+    """As of a variable that is not set."""
+    make("a.jpg", "d/b.jpg")
+    for inputs in (["a.jpg"], ["d"]):
+        with pytest.raises(Refusal, match="empty name"):
+            plan(*inputs, output="")
+
+
 def test_numbered_pictures_are_written_without_gaps():
     make("a/f_1.png", "a/f_2.png", "a/f_10.png", "b/f_3.png")
     with pytest.raises(Refusal, match=r"would both write out/f_3\.png"):

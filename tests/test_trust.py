@@ -18,8 +18,8 @@ from test_cli import ENVIRONMENT, FAST, JOURNAL, everything, llenhance, ok, pict
 
 from llenhance import worker
 from llenhance.cli import cli
-from llenhance.errors import DeviceError, LLEnhanceError, Refusal
-from llenhance.jobs import Batch, Loading, Settings
+from llenhance.errors import Appeared, DeviceError, LLEnhanceError, Refusal
+from llenhance.jobs import Batch, Loading, Settings, Watch, Work
 from llenhance.media import files
 from llenhance.media.picture import MAX_PIXELS
 from llenhance.plan import Job
@@ -827,3 +827,52 @@ def test_ten_thousand_pictures_in_flat_memory(tmp_path):
     print(f"{first / 1e6:.0f} MB after 500, {last / 1e6:.0f} MB after 10,000")
     assert first > 50e6  # it was measured
     assert last < 1.1 * first
+
+
+# --- what file systems do -------------------------------------------------------------------------
+
+
+def test_a_folder_that_cannot_be_made_fails_with_its_own_pictures_alone(tmp_path, monkeypatch):
+    """As on a memory card, for a name with a colon in it."""
+    made = files.make_folder
+
+    def make_folder(folder):
+        if ":" in folder.name:
+            raise Refusal(f"cannot make the folder {folder}: Invalid argument")
+        made(folder)
+
+    monkeypatch.setattr(files, "make_folder", make_folder)
+    jobs = [
+        Job(tmp_path / "a.png", tmp_path / "out" / folder / "a.png", "picture", "lightweight")
+        for folder in ("18:30", "plain")
+    ]
+    report = Report(-1, keep=True)
+    settings = Settings(1.0, None, {}, "auto", None, overwrite=False)
+    with Work({}, report, settings, {}, Watch()) as work:
+        assert work.with_folders(jobs) == jobs[1:]
+    assert report.failures[0][0] == str(jobs[0].source)
+    assert "Invalid argument" in report.failures[0][1]
+    assert report.exit_status == 1
+    assert (tmp_path / "out" / "plain").is_dir()
+
+
+def test_names_that_are_one_file_are_not_written_over_each_other(tmp_path):
+    """IMG.jpg and img.jpg on a memory card: here two names of one file."""
+    upper, lower = tmp_path / "IMG.jpg", tmp_path / "img.jpg"
+    jobs = [Job(Path("x") / t.name, t, "picture", "lightweight") for t in (upper, lower)]
+    settings = Settings(1.0, None, {}, "auto", None, overwrite=True)
+    with Work({}, Report(-1), settings, {}, Watch()) as work:
+        work.with_folders(jobs)
+        with work._alone(upper), files.publish(upper, overwrite=True) as temporary:
+            temporary.write_bytes(b"one")
+        os.link(upper, lower)
+        with (
+            pytest.raises(Appeared, match="another output of this run"),
+            work._alone(lower),
+            files.publish(lower, overwrite=True) as temporary,
+        ):
+            temporary.write_bytes(b"two")
+        lower.unlink()
+        with work._alone(lower), files.publish(lower, overwrite=True) as temporary:
+            temporary.write_bytes(b"two")
+    assert (upper.read_bytes(), lower.read_bytes()) == (b"one", b"two")

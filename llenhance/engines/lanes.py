@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -56,7 +57,8 @@ class CudaLanes(Lanes):
         return there
 
     def down(self, packed: Sequence[Tensor]) -> Waiting:
-        here = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in packed]
+        # A caller may have made another device torch's default.
+        here = [torch.empty(t.shape, dtype=t.dtype, device="cpu", pin_memory=True) for t in packed]
         self.falling.wait_stream(torch.cuda.current_stream(self.device))
         done = self.event(blocking=True)  # sleeps: others need the processor
         with torch.cuda.stream(self.falling):
@@ -78,31 +80,35 @@ class Recordings:
 
     A run is recorded when its ``key``, which says all that it depends on but the values, comes
     twice in a row: the first run prepares what a recording must not do. Of recordings, each of
-    which holds the memory of a run, the ``most`` last used are kept.
+    which holds the memory of a run, the ``most`` last used are kept. Threads take turns: a
+    recording has one place for what goes in.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.kept: OrderedDict[Hashable, Work] = OrderedDict()
         self.latest: Hashable = None
+        self.lock = threading.Lock()
 
     def __call__(self, key: Hashable, work: Work, given: Tensor) -> list[Tensor]:
         """What ``work`` makes of ``given``."""
-        if key in self.kept:
-            self.kept.move_to_end(key)
-        elif key == self.latest:
-            if len(self.kept) == self.most:
-                self.kept.popitem(last=False)  # first: its memory may be needed
-            self.kept[key] = record(work, given)
-        else:
-            self.latest = key
-            return work(given)
-        return self.kept[key](given)
+        with self.lock:
+            if key in self.kept:
+                self.kept.move_to_end(key)
+            elif key == self.latest:
+                if len(self.kept) == self.most:
+                    self.kept.popitem(last=False)  # first: its memory may be needed
+                self.kept[key] = record(work, given)
+            else:
+                self.latest = key
+                return work(given)
+            return self.kept[key](given)
 
     def clear(self) -> None:
         """Give the memory back."""
-        self.kept.clear()
-        self.latest = None
+        with self.lock:
+            self.kept.clear()
+            self.latest = None
 
 
 def record(work: Work, given: Tensor) -> Work:

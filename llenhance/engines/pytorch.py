@@ -27,7 +27,7 @@ RECORDINGS = 2  # recorded runs that are kept: each holds the memory that its ru
 
 
 class TorchEngine:
-    """The network itself, in eval mode, without TF32.
+    """The network itself, in eval mode, without TF32, which is switched off for the process.
 
     With a reduced precision whole-picture means and the final sum stay in fp32, with bf16 also the
     layers next to the picture; the network is laid out channels-last.
@@ -214,7 +214,8 @@ class TorchEngine:
             arguments["scale"] = scale
         if self.method.means:
             arguments["means"] = means or WideMeans()
-        result = self.network(planes, **arguments)
+        with torch.autocast(self.device.partition(":")[0], enabled=False):  # a caller's own
+            result = self.network(planes, **arguments)
         outputs = result if isinstance(result, tuple) else (result,)
         return [output.float() for output in outputs]
 

@@ -313,6 +313,9 @@ def _rename_to_free(temporary: Path, target: Path) -> None:
     try:
         os.link(temporary, target)
     except FileExistsError:
+        with suppress(OSError):  # over a network it may be our own link, whose answer was lost
+            if os.path.samestat(os.lstat(temporary), os.lstat(target)):
+                return
         raise taken from None
     except OSError:  # a file system without links
         if target.exists():
@@ -329,6 +332,15 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What two names of one file have in common; None where there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def check_replaceable(target: Path) -> None:
