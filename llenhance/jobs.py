@@ -545,7 +545,8 @@ class Work:
             self.made.add(files.identity(target))
 
     def with_folders(self, jobs: Sequence[Job]) -> list[Job]:
-        """Make the targets' folders; the jobs but for those whose folder cannot be made."""
+        """Make the targets' folders, and learn which of their names may be one file; the jobs but
+        for those whose folder cannot be made."""
         names = Counter(_folded(job.target) for job in jobs if job.target is not None)
         self.twins = {name for name, count in names.items() if count > 1}
         failures: dict[Path, Refusal] = {}

@@ -321,8 +321,8 @@ def _numbers(job: Job) -> list[int]:
     if not pictures or not is_numbered(job.target):
         return []
     found = find(job.source)
-    first = found[0][0]
-    return list(range(first, first + len(found)))  # written are they without gaps
+    first = found[0][0] if found else 0
+    return list(range(first, first + len(found)))  # without the source's gaps
 
 
 def _read(job: Job) -> list[Path]:
@@ -394,7 +394,9 @@ def _resumed(job: Job, entries: dict[str, journal.Entry], recipe: journal.Recipe
     if known == "same":
         return replace(job, skip="done before")
     if known == "changed":
-        return replace(job, replaces=journal.state(job.target))
+        assert entry is not None
+        size, time = entry["output"]  # which the target still is, or it would be foreign
+        return replace(job, replaces=(size, time))
     return replace(
         job,
         skip=f"{job.target} exists and is not known as made from this",

@@ -714,6 +714,17 @@ def test_doctor_finds_what_drivers_raise(monkeypatch, capsys):
     assert "advice" not in told
 
 
+def test_doctor_misses_weights_that_are_not_there(monkeypatch, capsys):
+    from llenhance import checkpoints, doctor
+
+    monkeypatch.setattr(checkpoints, "folders", list)
+    monkeypatch.setattr(doctor, "METHODS", {"lightweight": doctor.METHODS["lightweight"]})
+    monkeypatch.setattr(doctor, "cuda_devices", lambda: 0)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert not doctor.examine()
+    assert "no: " in capsys.readouterr().out
+
+
 def test_doctor():
     text = ok("doctor", COLUMNS="200").stdout.decode()
     for word in ("lightweight", "torch", "general", "mild"):
