@@ -3,6 +3,8 @@
 import itertools
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -34,6 +36,7 @@ from llenhance.train.data import (
     matched,
     one_per_scene,
     partly_unlit,
+    pictures,
     read_pairs,
     rexpose,
     underexpose,
@@ -86,7 +89,7 @@ def test_validation_scenes_are_held_out(folder, data):
         ("b\ts\tval", "b: split 'val' is neither train nor validation"),
         ("b\ts", "b lacks its stem or scene or split"),
         ("b\t\ttrain", "b lacks its stem or scene or split"),
-        ("a\tr\ttrain", "a stands in two rows"),
+        ("a\tr\ttrain", "a appears in two rows"),
         ("b\tr\ttrain", "scene r has two splits, at b another one"),
         ("B\ts\tvalidation", "B is to be held out, and there is no such pair"),
     ],
@@ -110,6 +113,12 @@ def test_pairs_are_matched_by_name(tmp_path):
     assert found == [("a", "a"), ("c", "c")]
 
 
+def test_what_macos_puts_beside_a_picture_is_none(tmp_path):
+    save(tmp_path / "a.png", np.zeros((4, 4, 3), np.uint8))
+    (tmp_path / "._a.png").write_bytes(b"its window's place")
+    assert [path.name for path in pictures(tmp_path)] == ["a.png"]
+
+
 def test_crops_stay_aligned(data):
     pair = data.pairs[0]
     for seed in range(20):
@@ -119,6 +128,37 @@ def test_crops_stay_aligned(data):
         assert np.abs(low * 10 - high).mean() < 0.03
         again, _ = cut([pair.low, pair.high], view, np.random.default_rng(seed))
         np.testing.assert_array_equal(low, again)
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40)])
+@pytest.mark.parametrize("view", [View(20, 30, 1, reduce=2), View(30, 20, 1, reduce=2)])
+def test_a_whole_picture_is_turned_into_the_view(shape, view):
+    """Across it, it would be a part that is enlarged; and it is shown in all four ways."""
+    y, x = np.mgrid[: 1 : 1j * shape[0], : 1 : 1j * shape[1]]
+    along, across = (x, y) if shape[1] > shape[0] else (y, x)
+    image = np.uint8(255 * np.dstack([along, across, across]))
+    corners = set()
+    for seed in range(30):
+        (crop,) = cut([image], view, np.random.default_rng(seed))
+        assert crop.shape == (view.height, view.width, 3)
+        assert np.ptp(crop[..., 0]) > 0.95  # nothing of it is left out
+        corners.add(tuple(crop[0, 0, :2].round().tolist()))
+    assert corners == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_half_of_the_views_stand(data, tmp_path):
+    drawn = Counter()
+
+    def draw(_data, view, _rng):
+        drawn[view.height, view.width] += 1
+        return {}
+
+    run = trainer("lightweight", data, tmp_path)
+    run.recipe = replace(run.recipe, draw=draw, views=(View(8, 12, 1),))
+    for run.step in range(200):
+        run.draw()
+    assert drawn.keys() == {(8, 12), (12, 8)}
+    assert 60 < drawn[8, 12] < 140
 
 
 def test_a_picture_smaller_than_the_view_is_enlarged():
@@ -354,7 +394,7 @@ def test_a_run_moves_every_shipped_parameter_and_writes_weights(table, name, dat
     run = trainer(name, data, tmp_path, steps=3, recipe=table[name])
     before = {k: v.clone() for k, v in run.modules["network"].named_parameters()}
     rows = []
-    run.fit(lambda _t, row: rows.append(row))
+    run.fit(rows.append)
     still = [k for k, v in run.modules["network"].named_parameters() if torch.equal(v, before[k])]
     assert not still
     assert np.isfinite(rows[-1]["psnr"])
@@ -432,9 +472,9 @@ def test_grain_is_asked_of_the_noisy_picture_alone(data):
 def test_training_improves(data, tmp_path):
     run = trainer("lightweight", data, tmp_path, steps=60)
     totals = []
-    run.fit(lambda _t, _r: None)
+    run.fit(lambda _row: None)
     first = trainer("lightweight", data, tmp_path / "first", steps=1)
-    first.fit(lambda _t, _r: None)
+    first.fit(lambda _row: None)
     totals = [first.rows[-1]["psnr"], run.best]
     assert totals[1] > totals[0] + 1
 
@@ -490,7 +530,7 @@ def test_a_new_run_replaces_no_file(folder, tmp_path, name):
         (["--steps", "2", "--minutes", "1"], "one of --steps and --minutes"),
         (["--steps", "2", "--resume"], "nothing to resume"),
         (["--steps", "2", "--pairs", "/nowhere"], "not a folder"),
-        (["--steps", "2", "--pairs", "=x"], "'x' is no number"),
+        (["--steps", "2", "--pairs", "=x"], "'x' is not a number"),
         (["--steps", "2", "--nonsense"], "--nonsense"),
     ],
 )

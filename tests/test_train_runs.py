@@ -69,14 +69,14 @@ def digest(run):
 def whole(case, out):
     run = trainer(case, out / "whole")
     run.save = lambda: None
-    run.fit(lambda _t, _r: None)
+    run.fit(lambda _row: None)
     return digest(run)
 
 
 def cut(case, out):
     run = trainer(case, out / "cut")
 
-    def tell(run, row):
+    def tell(row):
         if "minutes" in row and run.step == SAVED:
             run.save()
         if run.step == KILLED:
@@ -90,7 +90,7 @@ def resumed(case, out):
     run.resume()
     assert run.step == SAVED
     run.save = lambda: None
-    run.fit(lambda _t, _r: None)
+    run.fit(lambda _row: None)
     (out / "cut" / "checkpoint.pt").unlink(missing_ok=True)
     return digest(run)
 
@@ -216,13 +216,13 @@ def test_checks_of_a_run_with_steps_fall_on_steps(tmp_path):
     recipe = dataclasses.replace(RECIPES["lightweight"], average=0.5)
     run = t.trainer("lightweight", t.small_data(), tmp_path, steps=50, recipe=recipe)
     run.one_step = lambda: setattr(run, "step", run.step + 1) or {"rate": 1.0}
-    run.fit(lambda _t, _r: None)
+    run.fit(lambda _row: None)
     steps = [row["step"] for row in run.rows]
     assert len(steps) == 20
     assert steps[-1] == 50
     assert {b - a for a, b in itertools.pairwise([0, *steps])} == {2, 3}
     again = t.trainer("lightweight", t.small_data(), tmp_path / "b", steps=9, validate_minutes=1e9)
-    again.fit(lambda _t, _r: None)
+    again.fit(lambda _row: None)
     assert [row["step"] for row in again.rows] == [9]
 
 

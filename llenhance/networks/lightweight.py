@@ -2,8 +2,9 @@
 
 Jin, Chen, Liang, ICAROB 2023, built on SCI:
 Ma, Ma, Liu, Fan, Luo, "Toward Fast, Flexible, and Robust Low-Light Image Enhancement" (CVPR 2022).
-The picture S is divided by an estimated illumination L: R = S / L. Training unrolls three stages
-that share these weights, joined by the auxiliary block K; the shipped network is one stage, no K.
+The picture S is divided by an estimated illumination L: R = S / L. The paper's training
+unrolls three stages that share these weights, joined by the auxiliary block K; the shipped network
+is one stage, no K.
 """
 
 from typing import NamedTuple

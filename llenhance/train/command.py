@@ -130,8 +130,8 @@ def train(
 ) -> None:
     """Train METHOD and write RUN/METHOD.safetensors with its graph, log.csv and curve.png.
 
-    A run is killed and resumed without loss: the same command with --resume goes on from the last
-    checkpoint. Several processes train one network with
+    A run may be killed: the same command with --resume goes on from the last checkpoint, at most
+    three minutes back. Several processes train one network with
 
         torchrun --nproc-per-node N -m llenhance train ...
 
@@ -190,7 +190,7 @@ def train(
             device=device,
             precision=precision,
             validate_minutes=validate_every,
-            start_from=Path(start) if start else None,
+            start_from=Path(start) if start and not resume else None,
             vgg16=Path(vgg16) if vgg16 else None,
         )
         trainer = Trainer(row, chosen, data, run)
@@ -236,7 +236,7 @@ def _read(
         try:
             share = float(weight)
         except ValueError:
-            raise Refusal(f"--pairs {given}: {weight!r} is no number") from None
+            raise Refusal(f"--pairs {given}: {weight!r} is not a number") from None
         if not 0 < share < math.inf:
             raise Refusal(f"--pairs {given}: a weight is a number above 0")
         training, held_out = read_pairs(Path(name))
@@ -294,7 +294,7 @@ def _fit(trainer: Trainer, quiet: bool) -> None:
     with Progress(*columns, console=console, disable=hidden) as progress:
         bar = progress.add_task(trainer.method.name, total=1.0)
 
-        def tell(_trainer: Trainer, row: dict[str, Any]) -> None:
+        def tell(row: dict[str, Any]) -> None:
             progress.update(bar, completed=trainer.progress)
             if "minutes" in row:
                 console.print(", ".join(f"{name} {value:g}" for name, value in row.items()))

@@ -5,7 +5,7 @@ that was killed and resumed sees exactly the pictures it would have seen.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import Refusal
 from ..heldout import scenes
-from ..pixels import Rgb8
+from ..pixels import LUMA, Rgb8
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -36,8 +36,8 @@ class View:
 
     ``reduce``: each crop is that many times larger in the picture and then reduced by area, so a
     reduce of 2 or 3 shows the network nearly whole pictures at little cost. ``share``: how often
-    this view is drawn, relative to the others. Without ``quarter_turns`` pictures are mirrored and
-    turned upside down only.
+    this view is drawn, relative to the others. A view with ``quarter_turns`` is drawn lying and
+    standing; without, pictures are mirrored and turned upside down only.
     """
 
     height: int
@@ -46,6 +46,10 @@ class View:
     reduce: float = 1.0
     share: float = 1.0
     quarter_turns: bool = True
+
+    def turned(self) -> "View":
+        """The same view of pictures that are turned by a quarter."""
+        return replace(self, height=self.width, width=self.height)
 
 
 @dataclass(eq=False)  # what is made of it once is remembered by its identity
@@ -86,7 +90,9 @@ def pictures(folder: Path) -> list[Path]:
     """The pictures of a folder by name; raises Refusal when there are none."""
     if not folder.is_dir():
         raise Refusal(f"{folder}: not a folder")
-    found = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES)
+    found = sorted(  # not macOS's "._IMG.jpg" beside "IMG.jpg"
+        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    )
     if not found:
         raise Refusal(f"{folder}: no pictures in it")
     return found
@@ -146,10 +152,17 @@ def _region(shape: tuple[int, ...], view: View, rng: np.random.Generator) -> tup
 
 
 def cut(images: list[Rgb8], view: View, rng: np.random.Generator) -> list[NDArray[np.float32]]:
-    """The same random crop, flip and turn of aligned pictures: float32 (H, W, 3) in [0, 1]."""
+    """The same random crop, flip and turn of aligned pictures: float32 (H, W, 3) in [0, 1].
+
+    A picture that stands is turned for a view that lies, and the other way round: across the view,
+    a nearly whole picture would be an enlarged part of it.
+    """
     turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+    height, width = images[0].shape[:2]
     if not view.quarter_turns:
         turns -= turns % 2
+    elif (view.height - view.width) * (height - width):
+        turns += turns % 2 != ((view.height > view.width) != (height > width))
     turned = [np.rot90(image, turns) for image in images]
     region = _region(turned[0].shape, view, rng)
     crops = []
@@ -263,10 +276,11 @@ def lose_light(
     the whole picture; beta * (alpha * I)^gamma with beta ~ U(0.5, 1), alpha ~ U(0.9, 1) and
     gamma ~ U(1.5, 5); 8 bits; no noise.
     """
-    grey = (high @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    grey = (high @ LUMA)[..., None]
     # Luma, and so its mean, is the same before and after the loss of saturation.
     faded = grey + np.float32(rng.uniform(0.7, 1)) * (high - grey)
     faded = np.float32(mean) + np.float32(rng.uniform(0.7, 1)) * (faded - np.float32(mean))
     beta, alpha, gamma = rng.uniform(0.5, 1), rng.uniform(0.9, 1), rng.uniform(1.5, 5)
     dark = beta * (alpha * np.clip(faded, 0, 1)) ** gamma
-    return np.round(np.clip(dark, 0, 1) * 255).astype(np.float32) / 255
+    levels: NDArray[np.float32] = np.round(np.clip(dark, 0, 1) * 255).astype(np.float32)
+    return levels / np.float32(255)

@@ -58,7 +58,7 @@ class Run:
 def native_bf16(device: str) -> bool:
     """Whether this device multiplies in bf16 by itself (emulated, it is ten times slower)."""
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     if device == "cpu":
         return cpu_has_bf16()
     return False
@@ -106,10 +106,14 @@ class Trainer:
             torch.empty(0, device=run.device)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise DeviceError(f"device {run.device}: {str(error).splitlines()[0]}") from None
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.manual_seed(run.seed)
         self.modules = {k: m.to(run.device) for k, m in recipe.build(recipe.off).items()}
         if run.start_from is not None:
             weights = checkpoints.find(method, run.start_from)
+            if weights.options:  # such as channels, or the grid of the authors' EnlightenGAN
+                options = ", ".join(f"{name} {value}" for name, value in weights.options.items())
+                raise Refusal(f"{run.start_from}: weights of another network ({options})")
             self.modules["network"].load_state_dict(checkpoints.build(method, weights).state_dict())
         self.average = copy.deepcopy(self.modules["network"])
         # What the losses look through: no part of the run, hence not in its checkpoints.
@@ -173,6 +177,8 @@ class Trainer:
         draw, views = self.recipe.drawn_at(self.progress, bool(self.data.pairs))
         shares = np.array([view.share for view in views])
         view = views[rng.choice(len(shares), p=shares / shares.sum())]
+        if view.quarter_turns and rng.integers(2):
+            view = view.turned()
         if rank := parallel.rank():  # the same view, so that none waits for the others
             rng = np.random.default_rng((*seeds, rank))
         return {k: v.to(self.run.device) for k, v in draw(self.data, view, rng).items()}
@@ -241,8 +247,12 @@ class Trainer:
         }
         self.write("checkpoint.pt", lambda file: torch.save(state, file))
 
-    def write(self, name: str, fill: Callable[[BinaryIO], object]) -> None:
-        """Put a file into the run's folder, whole or not at all; raises LLEnhanceError."""
+    def write(self, name: str, fill: Callable[[BinaryIO], object], shown: bool = False) -> None:
+        """Put a file into the run's folder, whole or not at all; raises LLEnhanceError.
+
+        Of what may be ``shown``, on Windows, by a program that lets nobody replace it, the old one
+        then stays: the next one has all of it again.
+        """
         # One name, unlike files.publish: a run that is killed just here leaves one file at most.
         path, temporary = self.run.folder / name, self.run.folder / f".{name}.tmp"
         try:
@@ -253,6 +263,8 @@ class Trainer:
             os.replace(temporary, path)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
+            if shown and isinstance(error, PermissionError):
+                return
             # torch tells of a full disk in other words.
             reason = (isinstance(error, OSError) and error.strerror) or "cannot be written whole"
             raise LLEnhanceError(f"{path}: {reason}") from None
@@ -262,9 +274,12 @@ class Trainer:
         run, or that cannot be read."""
         path = self.run.folder / "checkpoint.pt"
         try:
-            state = torch.load(path, map_location=self.run.device, weights_only=True)
+            # To the CPU: on a GPU, Adam's counters of steps would halt it at every step.
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # the unpickler raises many kinds; each means that this is no checkpoint
             raise Refusal(f"{path}: not a checkpoint that can be read") from None
+        if not isinstance(state, dict):
+            raise Refusal(f"{path}: not a checkpoint")
         differing = [
             f"{name} {state.get(name, 'unknown') or 'nothing'}"
             for name, value in self.identity.items()
@@ -278,17 +293,17 @@ class Trainer:
             self.average.load_state_dict(state["average"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
+            self.skipped = state["skipped"]
+            self.step, self.elapsed = state["step"], state["elapsed"]
+            self.best, self.rows = state["best"], state["rows"]
+            self.sums, self.count = state["sums"], state["count"]
         except (KeyError, ValueError, RuntimeError):
             raise Refusal(f"{path}: its networks are not those of this version") from None
-        self.skipped = state["skipped"]
-        self.step, self.elapsed = state["step"], state["elapsed"]
-        self.best, self.rows = state["best"], state["rows"]
         if not self.shipped.is_file():  # the checkpoint was taken elsewhere by itself
             self.best = -math.inf
-        self.sums, self.count = state["sums"], state["count"]
 
     def check(self) -> float | None:
-        """Validate the average weights, keep them if they are the best so far, write the log."""
+        """Validate the average weights, and keep them if they are the best so far: dB, or None."""
         if not self.data.validation or parallel.rank():
             return None
         figure = validate(
@@ -336,14 +351,14 @@ class Trainer:
         writer = csv.DictWriter(table, names)
         writer.writeheader()
         writer.writerows(self.rows)
-        self.write("log.csv", lambda file: file.write(table.getvalue().encode()))
+        self.write("log.csv", lambda file: file.write(table.getvalue().encode()), shown=True)
 
     def draw_curve(self) -> None:
         if not parallel.rank() and (picture := curve.drawn(self.rows)):
-            self.write("curve.png", lambda file: file.write(picture))
+            self.write("curve.png", lambda file: file.write(picture), shown=True)
 
-    def fit(self, tell: Callable[["Trainer", dict[str, float]], None]) -> None:
-        """Train to the end; ``tell(trainer, row)`` hears of every step and validation."""
+    def fit(self, tell: Callable[[dict[str, float]], None]) -> None:
+        """Train to the end; ``tell(row)`` hears of every step and validation."""
         self.run.folder.mkdir(parents=True, exist_ok=True)
         files.sweep(self.run.folder)
         last_check = last_save = self.elapsed
@@ -355,7 +370,7 @@ class Trainer:
             self.count += 1
             for name, value in terms.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
-            tell(self, {"step": self.step})
+            tell({"step": self.step})
             done = self.progress >= 1
             if done or self._is_time_to_check(last_check):
                 last_check = self.elapsed
@@ -369,7 +384,7 @@ class Trainer:
                     row["psnr"] = round(figure, 3)
                 self.rows.append(row)
                 self.log()
-                tell(self, row)
+                tell(row)
             if done or self.elapsed - last_save >= 60 * self.run.save_minutes:
                 last_save = self.elapsed
                 self.save()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -21,7 +22,10 @@ def in_full_precision(function: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(function)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda", "mps"):
+                if torch.amp.is_autocast_available(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
             return function(*args, **kwargs)
 
     return wrapped
@@ -225,6 +229,7 @@ class GradientBank(nn.Module):
         return maps
 
 
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of its RGB
 # Outputs of VGG-16's convolutions up to conv5_1; 0 stands for a pool.
 VGG16_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512)
 
@@ -232,9 +237,10 @@ VGG16_WIDTHS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512)
 class VGG16(nn.Module):
     """relu5_1 of VGG-16, instance-normalised: (N, 3, H, W) RGB in [0, 1] -> (N, 512, H/8, W/8).
 
-    As EnlightenGAN's authors take it: BGR in 0 to 255 without subtraction of a mean, and the pool
-    before conv5 left out, so that three of them are left. ``file`` is the state dict that
-    torchvision's ``vgg16`` has; the network is built of plain layers, at torchvision's indices.
+    As in EnlightenGAN the pool before conv5 is left out, so that three of them are left. ``file``
+    is the state dict that torchvision's ``vgg16`` has, which was trained on RGB of mean 0 and
+    deviation 1; the authors' numbers are of another conversion, for BGR in 0 to 255. The network is
+    built of plain layers, at torchvision's indices.
     """
 
     def __init__(self, file: Path) -> None:
@@ -269,7 +275,8 @@ class VGG16(nn.Module):
         return {name: state[name].float() for name in self.state_dict()}
 
     def forward(self, rgb: Tensor) -> list[Tensor]:
-        return [F.instance_norm(self.features(255 * rgb.flip(1)).float())]
+        mean, deviation = (rgb.new_tensor(x).view(3, 1, 1) for x in IMAGENET)
+        return [F.instance_norm(self.features((rgb - mean) / deviation).float())]
 
 
 def feature_distance(features: nn.Module, a: Tensor, b: Tensor) -> Tensor:

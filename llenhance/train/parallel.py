@@ -47,6 +47,8 @@ def start(device: str) -> str:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
             torch.cuda.set_device(device)
         dist.init_process_group("gloo" if device == "cpu" else "nccl", timeout=PATIENCE)
+    except KeyError as error:
+        raise DeviceError(f"WORLD_SIZE is set and {error.args[0]} is not: use torchrun") from None
     except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
         # A build without CUDA lacks the attribute itself.
         raise DeviceError(f"device {device}: {str(error).splitlines()[0]}") from None

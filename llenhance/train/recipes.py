@@ -186,7 +186,10 @@ def _patches(x: Tensor, corners: list[list[int]], size: int = 32) -> Tensor:
 
 
 def adversarial(modules: Modules, batch: Batch, fake: Tensor, off: Off) -> Losses:
-    """What the discriminators say to ``fake``, (N, 3, H, W), made of ``batch["input"]``."""
+    """What the discriminators say to ``fake``, (N, 3, H, W), made of ``batch["input"]``.
+
+    Leaves it in the batch, without its gradients, for the discriminators' own phase.
+    """
     batch["fake"] = fake.detach()
     signed_fake, signed_real = 2 * fake - 1, 2 * batch["normal"] - 1
     judged = modules["global"](signed_fake).float()
@@ -411,7 +414,7 @@ MILD = {
     "lightweight": replace(
         RECIPES["lightweight"],
         name="mild",
-        summary="as by default, of mildly dark pictures and of bright ones that stay as they are",
+        summary="like the default, for mildly dark pictures, and bright ones that stay as they are",
         draw=draw_mild_pairs,
         phases=(Phase(("network",), mild_losses),),
     )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import Refusal
-from ..pixels import Rgb8
+from ..pixels import LUMA, Rgb8
 from .data import Data
 
 SAME_SCENE = 0.95  # exposures of one scene correlate by more, other scenes by less than 0.9
@@ -34,7 +34,7 @@ def _ranks(image: Rgb8) -> NDArray[np.float32]:
     """
     # Reduced before it is weighted: a dark picture's luma in 8 bits has a few steps only.
     small = cv2.resize(image.astype(np.float32), (32, 32), interpolation=cv2.INTER_AREA)
-    luma = (small @ np.array([0.299, 0.587, 0.114], np.float32)).ravel()
+    luma = (small @ LUMA).ravel()
     order = np.argsort(np.argsort(luma, kind="stable"), kind="stable").astype(np.float32)
     order -= order.mean()
     return order / np.linalg.norm(order)
