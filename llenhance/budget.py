@@ -58,7 +58,19 @@ class Budget:
         room = self._engine.room(WORKING_MEMORY)
         if self.max_memory is not None and self._engine.device == "cpu":
             room = min(room, self.max_memory - self._began_with - self._prepared)
-        return max(1, room // (height * width * scale**2 * self._per_pixel))
+        count = room // (height * width * scale**2 * self._per_pixel)
+        if self._most is not None:
+            count = min(count, self._most // (height * width))
+        return max(1, count)
+
+    def fits(self, pixels: int) -> bool:
+        """Whether no run has shown that there is too little memory for one of so many pixels."""
+        return self._most is None or pixels <= self._most
+
+    def lower_to(self, pixels: int) -> None:
+        """Have no run of more pixels, after memory did not suffice for one."""
+        self._most = pixels
+        self.release()
 
     def grid(self, picture: Whole, tile: int | Literal["auto", "off"]) -> tiling.Grid:
         """The tiles for a picture; one that is the whole where it need not or cannot be cut.

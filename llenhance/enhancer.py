@@ -152,7 +152,9 @@ class Enhancer:
         LLEnhanceError for an array that is no picture or where memory does not even do for the
         smallest tile.
         """
-        scale, settings = check(self.method, strength, scale, return_map, controls)
+        scale, settings = check(
+            self.method, strength=strength, scale=scale, return_map=return_map, controls=controls
+        )
         if fast:
             if return_map:
                 raise ControlError("fast gives no map")
@@ -241,7 +243,7 @@ class Enhancer:
         Raises what :meth:`enhance` does, and ControlError for a tensor where there is another
         engine or another device.
         """
-        scale, settings = check(self.method, strength, scale, False, controls)
+        scale, settings = check(self.method, strength=strength, scale=scale, controls=controls)
         torch = sys.modules.get("torch")  # who has a tensor has imported it
         if torch is not None and isinstance(frames, torch.Tensor):
             engine = self._torch
@@ -287,7 +289,7 @@ class Enhancer:
         NVIDIA GPU the next batch is taken and begun before this one is waited for, so that copying
         and computing overlap; elsewhere nothing is taken ahead. Raises as :meth:`enhance` does.
         """
-        scale, settings = check(self.method, strength, scale, False, controls)
+        scale, settings = check(self.method, strength=strength, scale=scale, controls=controls)
         begun: deque[Callable[[], list[NDArray[Any]]]] = deque()
         ahead = 1 if self._overlaps else 0
         for images in batches:
@@ -334,17 +336,23 @@ class Enhancer:
         pictures = [Whole(i, strength, scale, self.method.multiple_of) for i in images]
         kinds = {(picture.shape, picture.original.dtype) for picture in pictures}
         if len(kinds) == 1 and self.budget.grid(pictures[0], "auto").whole:
-            try:
-                return self._begin_run(pictures, scale, settings)
-            except Exception as error:
-                if not memory.ran_out(error):
-                    raise
-            # Outside of the handler: what the failed run held is free only now.
-            self.budget.release()
-            if len(images) > 1:
-                halves = (images[: len(images) // 2], images[len(images) // 2 :])
-                done = [self._begin(half, strength, scale, settings)() for half in halves]
-                return lambda: [*done[0], *done[1]]
+            height, width = pictures[0].shape
+            half = len(images) // 2
+            if not half or self.budget.fits(len(images) * height * width):
+                try:
+                    return self._begin_run(pictures, scale, settings)
+                except Exception as error:
+                    if not memory.ran_out(error):
+                        raise
+                # Outside of the handler: what the failed run held is free only now.
+                if half:
+                    self.budget.lower_to((len(images) - half) * height * width)
+                else:
+                    self.budget.release()
+            if half:
+                halves = (images[:half], images[half:])
+                begun = [self._begin(half, strength, scale, settings) for half in halves]
+                return lambda: [image for wait in begun for image in wait()]
         options: dict[str, Any] = {"strength": strength, "scale": scale, **settings}
         results = [self.enhance(image, **options) for image in images]
         return lambda: results

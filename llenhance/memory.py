@@ -16,6 +16,8 @@ PROC = Path("/proc")
 GROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 60  # the first version of control groups says "no limit" as a huge number
 
+TOO_LITTLE = "there is not enough memory for it"  # of a picture or a video
+
 # What the libraries say in exceptions that have no class of their own for it.
 TOLD = (
     "allocate memory",  # torch's CPU allocator, "can't allocate memory"; ONNX Runtime's arena
@@ -24,6 +26,12 @@ TOLD = (
     "out of memory",
     "insufficient memory",  # libjpeg, OpenCV
     "cublas_status_alloc_failed",
+    "cublas_status_not_initialized",  # no memory for its handle
+    "cudnn_status_alloc_failed",
+    "unable to find an engine",  # cuDNN's, each of which needs memory to work in
+    "int_max elements",  # torch's CUDA kernels that count in 32 bits; newer ones say:
+    "invalid configuration argument",
+    "invalid buffer size",  # Metal
     "could not create a memory object",  # oneDNN, of OpenVINO and torch
 )
 

@@ -172,7 +172,8 @@ def test_a_batch_that_is_too_large_after_all_is_halved(opened, rng, monkeypatch)
     monkeypatch.setattr(type(alone.engine), "run", run_)
     images = scenes(rng, 7, (20, 30))
     outs = alone.enhance_batch(images)
-    assert sizes == [7, 3, 1, 2, 4, 2, 2]
+    assert sizes == [7, 3, 1, 2, 2, 2]  # and 4 are not tried any more
+    assert alone.budget.at_once(20, 30) == 2
     for image, out in zip(images, outs, strict=True):
         assert np.abs(out.astype(int) - opened("lightweight").enhance(image)).max() <= 1
 
@@ -368,7 +369,7 @@ def test_precision_is_what_the_device_has(monkeypatch):
     monkeypatch.setattr(pytorch, "cpu_has_bf16", lambda: False)
     assert pytorch._precision("cpu", "auto", dln) == "fp32"
     for wanted in ("bf16", "fp16"):
-        with pytest.raises(DeviceError, match="emulates") as error:
+        with pytest.raises(DeviceError, match="has none of its own") as error:
             load("dln", engine="torch", device="cpu", precision=wanted)
         assert "\n" not in str(error.value)
     monkeypatch.setattr(pytorch, "cpu_has_bf16", lambda: True)
@@ -384,7 +385,7 @@ def test_precision_is_what_the_device_has(monkeypatch):
         assert pytorch._precision("cuda:0", "auto", dln) == auto
         for wanted in ("fp16", "bf16", "fp32"):
             if wanted in refused:
-                with pytest.raises(DeviceError, match="emulates"):
+                with pytest.raises(DeviceError, match="has none of its own"):
                     pytorch._precision("cuda:0", wanted, dln)
             else:
                 assert pytorch._precision("cuda:0", wanted, dln) == wanted
@@ -517,6 +518,18 @@ def test_what_a_caller_set_for_his_own_networks_changes_nothing():
         np.testing.assert_array_equal(enhancer.enhance(picture), expected)
 
 
+def test_a_gpu_that_takes_a_network_and_cannot_compute_it_is_none(monkeypatch):
+    """torch is built for some GPUs, and finds others too: --device auto then goes on on the CPU."""
+    method = METHODS["dln"]  # without statistics of batches, which tell of meta tensors
+    real = torch.nn.Module.to
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *_: real(self, "meta"))
+    monkeypatch.setattr(torch, "zeros", lambda *shape, **_: torch.ones(*shape, device="meta"))
+    with pytest.raises(DeviceError, match="device mps: ") as error:
+        pytorch.TorchEngine(method, find(method), "mps", 1, "fp32")
+    assert "\n" not in str(error.value)
+
+
 def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch):
     """On this machine nothing can be, unless there is a GPU."""
 
@@ -528,6 +541,8 @@ def test_what_cannot_be_recorded_runs_as_it_is(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "Stream", lambda _: None)
     monkeypatch.setattr(torch.cuda, "graph", Refuses)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: None)
 
     def work(x):
         return [x]

@@ -309,12 +309,12 @@ def test_what_is_no_size(words):
 
     from llenhance.options import size_callback
 
-    with pytest.raises(click.BadParameter, match="is no size"):
+    with pytest.raises(click.BadParameter, match="is not a size"):
         size_callback(None, None, words)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"), [("some", "'some' is no size"), ("20M", "max memory 21 MB: lightweight")]
+    ("words", "said"), [("some", "'some' is not a size"), ("20M", "max memory 21 MB: lightweight")]
 )
 def test_a_wrong_bound_is_one_line_and_starts_nothing(words, said, tmp_path):
     photo = tmp_path / "photo.png"
@@ -387,6 +387,10 @@ SHORTAGES = {
     ),
     "cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"),
+    "cudnn": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
+    "counts": lambda: RuntimeError(
+        "it only supports output tensors with less than INT_MAX elements"
+    ),
 }
 
 

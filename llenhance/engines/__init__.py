@@ -132,10 +132,10 @@ def device_list(devices: str) -> list[str]:
     """
     names = [name.strip() for name in devices.split(",")]
     for name in names:
+        if len(names) > 1 and name.partition(":")[0] in ("auto", "cpu", "mps"):
+            raise DeviceError(f"devices {devices}: only NVIDIA GPUs go together, and not {name}")
         if names != ["auto"]:
             _check_device_name(name)
-        if len(names) > 1 and not name.startswith("cuda"):
-            raise DeviceError(f"devices {devices}: several are NVIDIA GPUs, and {name} is none")
     if len({int(name.partition(":")[2] or 0) for name in names}) < len(names):
         raise DeviceError(f"devices {devices}: one of them is there twice")
     return names

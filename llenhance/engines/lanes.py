@@ -14,6 +14,9 @@ from torch import Tensor
 Waiting = Callable[[], list[NDArray[Any]]]  # waits for what has begun, and gives its result
 Work = Callable[[Tensor], list[Tensor]]
 
+# Of a process, one GPU at a time may record a run or give back memory: torch does both for all.
+RECORDING = threading.Lock()
+
 
 class Lanes:
     """Copies of tensors to a device and back that do not overlap with its computing."""
@@ -120,7 +123,9 @@ def record(work: Work, given: Tensor) -> Work:
     stream = cuda.Stream(given.device)
     try:
         with (
+            RECORDING,
             cuda.device(given.device),
+            cuda.stream(cuda.current_stream(given.device)),  # back to it, if recording breaks off
             cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
         ):
             results = work(static)

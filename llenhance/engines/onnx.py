@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +30,16 @@ class OnnxEngine:
         self.device = "cuda:0" if device == "cuda" else device
         self.sessions: dict[int, Any] = {}
         self._session(method.scales[0])
+        if self.device != "cpu":
+            self._check_it_runs()
+
+    def _check_it_runs(self) -> None:
+        """Raise DeviceError where the provider starts and then cannot compute."""
+        controls = {control.name: control.default for control in self.method.controls}
+        try:
+            self.run(np.zeros((1, 32, 32, 3), np.uint8), self.method.scales[0], controls)
+        except Exception as error:  # onnxruntime's own classes share no public base
+            raise DeviceError(f"device {self.device}: ONNX Runtime: {_first(error)}") from None
 
     def _session(self, scale: int) -> Any:
         if scale not in self.sessions:
@@ -49,16 +61,17 @@ class OnnxEngine:
         options.intra_op_num_threads = self.threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
+            # Its own fallback goes on on the CPU, and says so among the bytes of standard output.
             session = onnxruntime.InferenceSession(
-                str(graph), options, providers=self._providers(onnxruntime)
+                str(graph), options, providers=self._providers(onnxruntime), enable_fallback=0
             )
         except DeviceError:
             raise
         except Exception as error:  # onnxruntime's own classes share no public base
-            reason = str(error).splitlines()[0]
             if self.device == "cpu":
-                raise WeightsError(f"{graph}: ONNX Runtime cannot load it: {reason}") from None
-            raise DeviceError(f"device {self.device}: ONNX Runtime: {reason}") from None
+                why = _first(error)
+                raise WeightsError(f"{graph}: ONNX Runtime cannot load it: {why}") from None
+            raise DeviceError(f"device {self.device}: ONNX Runtime: {_first(error)}") from None
         if self.device != "cpu" and session.get_providers()[0] != "CUDAExecutionProvider":
             raise DeviceError(
                 f"device {self.device}: ONNX Runtime could not start its CUDA provider"
@@ -76,7 +89,8 @@ class OnnxEngine:
             raise DeviceError(f"device {self.device}: ONNX Runtime has none; --engine torch has")
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             raise DeviceError(f"device {self.device}: this ONNX Runtime is built without CUDA")
-        onnxruntime.preload_dlls()
+        with contextlib.redirect_stdout(sys.stderr):  # where it says what it does not find
+            onnxruntime.preload_dlls()
         number = int(self.device.partition(":")[2])
         return [("CUDAExecutionProvider", {"device_id": number, "use_tf32": 0})]
 
@@ -148,6 +162,10 @@ class OnnxEngine:
         options = onnxruntime.RunOptions()
         options.only_execute_path_to_fetches = True
         return options
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def feed_means(

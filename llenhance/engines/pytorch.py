@@ -15,8 +15,7 @@ from ..checkpoints import Weights
 from ..errors import ControlError, DeviceError
 from ..methods import Method
 from ..networks.means import Means
-from ..pixels import reflected
-from .lanes import CudaLanes, Lanes, Recordings, Waiting
+from .lanes import RECORDING, CudaLanes, Lanes, Recordings, Waiting
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # A layer with no more channels than this on one side reads the picture or makes it: the first and
@@ -42,7 +41,8 @@ class TorchEngine:
         self.device = "cuda:0" if device == "cuda" else device
         if self.device.startswith("cuda"):
             if not torch.cuda.is_available():
-                raise DeviceError(f"device {device}: this torch ({torch.__version__}) has no CUDA")
+                lacking = "cannot use its driver" if torch.version.cuda else "has no CUDA"
+                raise DeviceError(f"device {device}: this torch ({torch.__version__}) {lacking}")
             torch.backends.cuda.matmul.allow_tf32 = False
             torch.backends.cudnn.allow_tf32 = False
         elif self.device == "mps" and not torch.backends.mps.is_available():
@@ -56,13 +56,23 @@ class TorchEngine:
             wanted = _precision(self.device, precision, method)
             on_gpu = self.device.startswith("cuda")
             self.lanes = CudaLanes(self.device) if on_gpu else Lanes(self.device)
+            lowered = wanted != "fp32" and lower(self.network, TYPES[wanted])
+            self.precision = wanted if lowered else "fp32"
+            if self.device != "cpu":
+                self._run_once()
         except (RuntimeError, AssertionError) as error:
             raise DeviceError(f"device {device}: {str(error).splitlines()[0]}") from None
-        lowered = wanted != "fp32" and lower(self.network, TYPES[wanted])
         if precision not in ("auto", "fp32") and not lowered:
             raise DeviceError(f"precision {precision}: no layer of {method.name} is computed in it")
-        self.precision = wanted if lowered else "fp32"
         self.recordings = Recordings(RECORDINGS)
+
+    @torch.inference_mode()
+    def _run_once(self) -> None:
+        """Raise RuntimeError where the device takes the network and then cannot compute it: this
+        torch may have no kernels for a GPU that it finds."""
+        controls = {control.name: control.default for control in self.method.controls}
+        small = torch.zeros(1, 3, 32, 32, device=self.device)
+        self._through(self._laid(small), self.method.scales[0], controls)[0].cpu()
 
     def run(
         self,
@@ -121,7 +131,8 @@ class TorchEngine:
         """See :class:`llenhance.engines.Engine`."""
         self.recordings.clear()
         if self.device.startswith("cuda"):
-            torch.cuda.empty_cache()
+            with RECORDING:
+                torch.cuda.empty_cache()
         elif self.device == "mps":
             torch.mps.empty_cache()
 
@@ -264,7 +275,9 @@ def _precision(device: str, wanted: str, method: Method) -> str:
     if wanted == "auto":
         return chosen if native[chosen] and method.reduced else "fp32"
     if not native[wanted]:
-        raise DeviceError(f"precision {wanted}: torch on device {device} {where} only emulates it")
+        raise DeviceError(
+            f"precision {wanted}: torch on device {device} {where} has none of its own"
+        )
     return wanted
 
 
@@ -351,7 +364,11 @@ def reflect(planes: Tensor, multiple: int) -> tuple[Tensor, int, int]:
     and columns added above and to the left. See :func:`llenhance.pixels.reflected`."""
     height, width = planes.shape[2:]
     for axis, length in ((2, height), (3, width)):
-        if length % multiple:
-            places = torch.from_numpy(reflected(length, multiple)).to(planes.device)
-            planes = planes.index_select(axis, places)
+        missing = -length % multiple
+        if missing:
+            # Counted there: what is copied from the host would be waited for.
+            places = torch.arange(length + missing, device=planes.device) - missing // 2
+            period = max(1, 2 * (length - 1))  # back and forth, where more is missing than there is
+            places = places.remainder(period)
+            planes = planes.index_select(axis, torch.minimum(places, period - places))
     return planes, -height % multiple // 2, -width % multiple // 2
