@@ -75,8 +75,9 @@ def sets(method: Method) -> list[str]:
     names: list[str] = []
     for folder in folders():
         for path in sorted(folder.glob(f"{method.name}*.safetensors")):
-            name = path.stem.removeprefix(method.name).removeprefix("-") or "general"
-            if name not in names:
+            rest = path.stem.removeprefix(method.name)
+            name = rest.removeprefix("-") or "general"
+            if rest in ("", f"-{name}") and name not in names:  # not "dln_old" or "dln2"
                 names.append(name)
     return sorted(names, key=lambda name: (name != "general", name))
 
@@ -145,8 +146,10 @@ def checksum(path: Path) -> str:
 def checksums(path: Path) -> dict[str, str]:
     """File name -> SHA-256 from a file in the format of ``sha256sum``; WeightsError for another."""
     try:
-        rows = [line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip()]
-        return {name.strip().lstrip("*"): digest for digest, name in rows}
+        rows = [
+            line.split(maxsplit=1) for line in path.read_text("utf-8").splitlines() if line.strip()
+        ]
+        return {name.strip().lstrip("*"): digest.lower() for digest, name in rows}
     except (OSError, ValueError):
         raise WeightsError(f"{path}: not a file of checksums as sha256sum writes them") from None
 
@@ -187,8 +190,11 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
         RecursionError,
     ) as error:
         raise WeightsError(f"{path}: not a safetensors file ({error})") from None
-    if any(t.offset + t.length > path.stat().st_size for t in tensors.values()):
+    end = max((t.offset + t.length for t in tensors.values()), default=base)
+    if end > path.stat().st_size:
         raise WeightsError(f"{path}: cut short")
+    if end < path.stat().st_size:
+        raise WeightsError(f"{path}: something follows its tensors")
     return metadata, tensors
 
 
@@ -198,6 +204,7 @@ def read_header(path: Path) -> tuple[dict[str, Any], dict[str, Entry]]:
 def build(method: Method, weights: Weights) -> nn.Module:
     """The method's network with these weights in fp32, in eval mode on the CPU; raises WeightsError
     for options that it does not have, and for what does not fit it."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -206,7 +213,11 @@ def build(method: Method, weights: Weights) -> nn.Module:
         raise WeightsError(
             f"{weights.path}: {method.name} cannot be built with its options ({error})"
         ) from None
-    fill(network, {k: v.float() for k, v in load_file(weights.path).items()}, str(weights.path))
+    try:
+        tensors = load_file(weights.path)
+    except SafetensorError as error:
+        raise WeightsError(f"{weights.path}: cannot be read ({error})") from None
+    fill(network, {k: v.float() for k, v in tensors.items()}, str(weights.path))
     return network.eval()
 
 

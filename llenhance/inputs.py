@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import glob
 import itertools
@@ -98,13 +99,23 @@ def _fixed(pattern: str) -> Path:
 
 def _listed(name: str) -> list[str]:
     """The paths in a list, one a line or each ended by NUL; "-" is the list on standard input."""
-    data = sys.stdin.buffer.read() if name == STREAM else files.read(Path(name))
+    try:
+        data = sys.stdin.buffer.read() if name == STREAM else files.read(Path(name))
+        if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # as PowerShell writes files
+            data = data.decode("utf-16").encode("utf-8", "surrogatepass")
+    except OSError as error:
+        raise MediaError(f"cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise MediaError("is not UTF-16, as which it begins") from None
     if b"\0" in data:
         lines = data.split(b"\0")
     else:
         text = data.removeprefix(b"\xef\xbb\xbf")  # as some editors begin a file
         lines = [line.removesuffix(b"\r") for line in text.split(b"\n")]
-    paths = [os.fsdecode(line) for line in lines if line]
+    try:
+        paths = [os.fsdecode(line) for line in lines if line]
+    except UnicodeDecodeError:  # Windows, where any bytes are no name
+        raise MediaError("is not UTF-8") from None
     if not paths:
         raise MediaError("an empty list")
     return paths
@@ -184,7 +195,12 @@ def collect(
 
 def _frames_wait() -> bool:
     """Whether standard input is a video with a header of its own (Y4M)."""
-    start: bytes = getattr(sys.stdin.buffer, "peek", bytes)(len(Y4M))[: len(Y4M)]
+    if not hasattr(sys.stdin.buffer, "peek"):
+        return False
+    try:
+        start: bytes = sys.stdin.buffer.peek(len(Y4M))[: len(Y4M)]
+    except OSError:  # which is told when it is read
+        return False
     # What has come so far may be less than the whole word; no picture begins with a part of it.
     return bool(start) and Y4M.startswith(start)
 
@@ -231,8 +247,8 @@ def _is_named_like_ours(path: Path) -> bool:
 
 
 def _recognise(path: Path, matched: bool) -> Source | None:
-    """What a file is, by its bytes; None for what is not ours. Of what nobody named but ``matched``
-    a pattern or lies in a folder, sound and source code are not.
+    """What a file is, by its bytes; None for what is not ours. Sound and source code are not where
+    nobody named the file: where it ``matched`` a pattern or lies in a folder.
 
     Raises MediaError for what cannot be read, and for what only its name says is a picture.
     """

@@ -22,7 +22,7 @@ from .media.video.places import find, is_numbered
 
 NAME = ".llenhance-journal.jsonl"
 SYNC = 1.0  # seconds between two syncs: each costs a flush of the disk, and each target had one
-SMALL = 1 << 20  # bytes: a journal that is not worth to be written anew
+SMALL = 1 << 20  # bytes: a journal too small to be worth writing anew
 
 Recipe = Mapping[str, Any]  # everything but the input that decides the bytes of a target
 State = tuple[int, int]  # size in bytes and time of change in nanoseconds
@@ -68,7 +68,8 @@ def judge(
     "same": it was made from this input with this recipe. "changed": we made it, from this input,
     but the input or the recipe has changed. "foreign": we did not make it, or it was touched since,
     or it was made from another input: replacing it would lose something. An input under another
-    name is the same one if it is unchanged and no longer there under its old name.
+    name is the same one if both are of one file, or if it is unchanged and no longer there under
+    its old name.
     """
     try:
         if entry is None or entry.get("output") != list(state(target)):
@@ -76,7 +77,8 @@ def judge(
     except OSError:
         return "foreign"
     before, unchanged = str(entry.get("source")), entry.get("input") == list(given)
-    if before != os.path.abspath(source) and (not unchanged or os.path.lexists(before)):
+    renamed = before != os.path.abspath(source) and not files.same(Path(before), source)
+    if renamed and (not unchanged or os.path.lexists(before)):
         return "foreign"
     return "same" if unchanged and entry.get("recipe") == plain(recipe) else "changed"
 
@@ -163,7 +165,8 @@ def _open(path: Path) -> FileIO:
 
 
 def _renewed(file: FileIO, path: Path) -> bool:
-    """Write a journal anew that is large and mostly out of date, where no other run has it open."""
+    """Write a journal anew that is large and mostly out of date, where no other run has it open.
+    Whether another file has the name now, which is to be opened instead."""
     if os.fstat(file.fileno()).st_size <= SMALL or not _lock(file, alone=True):
         return False
     if not _is_named(file, path):  # another run was quicker, and has added to its new one
@@ -188,7 +191,7 @@ def _shared(file: FileIO, path: Path) -> bool:
 
 
 def _is_named(file: FileIO, path: Path) -> bool:
-    """Whether a file has this name still, or nothing has."""
+    """Whether this file still has the name."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
     except FileNotFoundError:

@@ -17,7 +17,6 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -66,8 +65,10 @@ class NiqeModel:
                         break
                 else:
                     raise Refusal(f"{name}: expected arrays mean and covariance")
-        except (ValueError, OSError, EOFError, AttributeError, TypeError, BadZipFile):
-            raise Refusal(f"{name}: is not an .npz file") from None
+        except Refusal:
+            raise
+        except Exception:  # the unpacker raises many kinds; each means that this is no such file
+            raise Refusal(f"{name}: not an .npz file that can be read") from None
         if mean.size != _FEATURES or covariance.shape != (_FEATURES, _FEATURES):
             raise Refusal(f"{name}: expected 36 means and 36x36 covariances")
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
@@ -224,13 +225,14 @@ def main(arguments: Sequence[str]) -> int:
         print("usage: python -m llenhance.niqe FOLDER OUT.npz", file=sys.stderr)
         return 2
     folder, target = Path(arguments[0]), Path(arguments[1])
-    paths = sorted(path for path in folder.glob("*") if path.is_file())
+    paths = sorted(p for p in folder.glob("*") if p.is_file() and not p.name.startswith("."))
 
     def pictures() -> Iterable[Rgb8]:
         for path in paths:
-            picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            data = np.fromfile(path, np.uint8)  # cv2.imread takes only some names on Windows
+            picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
             if picture is None:
-                raise MediaError(f"{path}: is no picture")
+                raise MediaError(f"{path}: is not a picture")
             yield np.asarray(picture[..., ::-1], np.uint8)
 
     try:

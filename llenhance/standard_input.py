@@ -8,6 +8,8 @@ import sys
 import threading
 from typing import Any
 
+from .errors import MediaError
+
 PATIENCE = 0.2  # seconds between two looks at whether the reader is still wanted
 MOST = 1 << 20  # bytes at a time: room for all that is asked for would be taken at once
 
@@ -27,21 +29,24 @@ class StandardInput:
         self._left.set()
 
     def read(self, size: int = -1) -> bytes:
-        """So many bytes, or fewer at the end of the stream or once it was left; -1 is all."""
+        """So many bytes, or fewer at the end of the stream or once it was left; -1 is all. Raises
+        MediaError where it cannot be read."""
         file: Any = sys.stdin.buffer
         descriptor = self._waitable()
-        if descriptor is None:
-            return file.read(size)
         parts: list[bytes] = []
         missing = sys.maxsize if size < 0 else size
-        while missing and not self._left.is_set():
-            if not select.select([descriptor], [], [], PATIENCE)[0]:
-                continue
-            chunk = file.read1(min(missing, MOST))
-            if not chunk:
-                break
-            parts.append(chunk)
-            missing -= len(chunk)
+        try:
+            while missing and not self._left.is_set():
+                waited_for = [descriptor] if descriptor is not None else []
+                if waited_for and not select.select(waited_for, [], [], PATIENCE)[0]:
+                    continue
+                chunk = file.read1(min(missing, MOST))
+                if not chunk:
+                    break
+                parts.append(chunk)
+                missing -= len(chunk)
+        except OSError as error:  # closed, or open for writing alone, as nohup leaves it
+            raise MediaError(f"cannot be read: {error.strerror or error}") from None
         return b"".join(parts)
 
     @staticmethod

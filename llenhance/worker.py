@@ -1,6 +1,6 @@
 """A batch in a process of its own: what crashes or hangs there takes one file with it, no more.
 
-The whole way of a file, from decoder through network to encoder, is gone in one worker process, so
+The whole way of a file, from decoder through network to encoder, happens in one worker process, so
 that no pixel is copied from process to process. It tells the parent where each job stands. When
 it dies, or a job takes too long, the parent lets that job fail and starts a new worker for the
 others; where several were at work, they are tried again one at a time, and the one that dies again
@@ -164,6 +164,9 @@ class Worker:
                 if not self.pipe.poll(self._patience(timeout)):
                     if self._find_late(timeout):
                         return "was ended"
+                    # Windows's pipe does not end with a worker that died before it had its end.
+                    if not self.process.is_alive() and not self.pipe.poll():
+                        return self._fate()
                     continue
                 word, *values = self.pipe.recv()
             except (EOFError, OSError):
@@ -227,6 +230,8 @@ class Worker:
         """How the process died."""
         self.process.join(GRACE)
         code = self.process.exitcode
+        if code is not None and code >= 0xC0000000:  # Windows's way to tell
+            return f"crashed (0x{code:08X})"
         if code is None or code >= 0:
             return f"ended with status {code}"
         name = signal.Signals(-code).name if -code in list(signal.Signals) else f"signal {-code}"
@@ -309,7 +314,6 @@ class Remote(Report):
         self._say("warn", name, line)
 
     def done(self, source: str, target: str, seconds: float, **fields: Any) -> None:
-        self.last = {"status": "done", "source": source, "target": target}
         self._say("done", source, target, seconds, **fields)
 
     def skipped(
@@ -322,12 +326,10 @@ class Remote(Report):
         verbosity: int = 1,
         **fields: Any,
     ) -> None:
-        self.last = {"status": "skipped", "source": source}
         told = {"foreign": foreign, "verbosity": verbosity, **fields}
         self._say("skipped", source, target, reason, **told)
 
     def failed(self, source: str, reason: str, **fields: Any) -> None:
-        self.last = {"status": "failed", "source": source}
         self.failures = [(source, reason)]  # one is enough for ``stopping``
         self._say("failed", source, reason, **fields)
 
@@ -401,9 +403,9 @@ def _serve(
 ) -> None:
     report = Remote(line, *told)
     watch = Standing(line, batch.jobs)
-    settings, video = batch.settings, batch.video
+    settings, choice = batch.settings, batch.choice
     alone, together = ([batch.jobs[number] for number in numbers] for numbers in rounds)
-    choice = check_videos([*alone, *together], settings, video, watch)
+    check_videos([*alone, *together], settings, choice, watch)
     models = [job.model for job in [*alone, *together]]
     loading = batch.loading
     enhancers = loading.open(models, report)
@@ -411,13 +413,12 @@ def _serve(
     spread = [job.model for job in together if job.kind == "picture"]
     others = loading.open_others(spread, report) if spread else []
     line("loaded")
-    run(alone, enhancers, report, settings, video, choice, watch, overlap=False)
+    run(alone, enhancers, report, settings, choice, watch, overlap=False)
     run(
         together,
         enhancers,
         report,
         settings,
-        video,
         choice,
         watch,
         overlap=loading.overlaps,

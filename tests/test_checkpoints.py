@@ -106,6 +106,20 @@ def test_a_second_set_is_found_by_name(tmp_path, monkeypatch):
         checkpoints.find(METHODS["dln"], "moon")
 
 
+def test_only_what_can_be_chosen_is_a_set(tmp_path, monkeypatch):
+    for stem in ("dln_old", "dln2", "dln-", "dln-night"):
+        make(tmp_path, stem=stem)
+    monkeypatch.setenv("LLENHANCE_WEIGHTS", str(tmp_path))
+    assert checkpoints.sets(METHODS["dln"]) == ["general", "night"]
+
+
+def test_sums_in_capitals_and_any_letters(tmp_path):
+    path = make(tmp_path, stem="n\xe4cht")
+    digest = checkpoints.checksum(path)
+    (tmp_path / "SHA256SUMS").write_text(f"{digest.upper()} *{path.name}\n", "utf-8")
+    assert checkpoints.find(METHODS["dln"], str(path)).digest == digest
+
+
 def test_a_changed_byte_is_refused(tmp_path):
     path = make(tmp_path)
     digest = checkpoints.checksum(path)
@@ -192,6 +206,24 @@ def test_odd_tensors_are_refused_in_one_line(tmp_path, row):
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     with pytest.raises(WeightsError, match="not a safetensors file"):
         checkpoints.read_header(path)
+
+
+def test_what_follows_the_tensors_is_refused(tmp_path):
+    path = make(tmp_path)
+    with path.open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(WeightsError, match="something follows its tensors"):
+        checkpoints.find(METHODS["dln"], str(path))
+
+
+def test_tensors_that_lie_over_each_other_are_refused(tmp_path):
+    path = tmp_path / "odd.safetensors"
+    row = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    owner = {checkpoints.OWN_METADATA: json.dumps({"method": "dln"})}
+    header = json.dumps({"__metadata__": owner, "x": row, "y": row}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(WeightsError, match="cannot be read"):
+        checkpoints.build(METHODS["dln"], checkpoints.find(METHODS["dln"], str(path)))
 
 
 def test_options_that_a_network_does_not_have_are_refused(tmp_path):

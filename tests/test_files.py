@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,50 @@ def test_without_locks_files_are_written_and_nothing_is_swept(tmp_path, monkeypa
         temporary.write_bytes(b"x")
         files.sweep(tmp_path)
     assert (tmp_path / "a").read_bytes() == b"x"
+
+
+def test_on_windows_what_nobody_has_open_is_swept_once_it_is_old(tmp_path, monkeypatch):
+    """It has no such locks, and does not let what is open be removed."""
+    monkeypatch.setattr(files, "_lock", lambda _: False)
+    old, new = (tmp_path / f"{files.PREFIX}1-{n}{files.SUFFIX}" for n in ("old", "new"))
+    for path in (old, new):
+        path.write_bytes(b"x")
+    os.utime(old, (0, time.time() - 2 * files.ABANDONED))
+    files.sweep(tmp_path)
+    assert names(tmp_path) == [new.name]
+
+
+def test_on_windows_a_read_only_source_does_not_make_its_picture_so(tmp_path, monkeypatch):
+    source = tmp_path / "in.bin"
+    source.write_bytes(b"x")
+    source.chmod(0o444)
+    os.utime(source, (5, 5))
+    monkeypatch.setattr(files, "HAS_MODES", False)
+    with files.publish(tmp_path / "a", overwrite=False, like=source, times=True) as temporary:
+        temporary.write_bytes(b"y")
+    assert (tmp_path / "a").stat().st_mode & 0o200
+    assert (tmp_path / "a").stat().st_mtime == 5
+
+
+def test_on_windows_a_name_is_as_long_as_its_utf16(tmp_path, monkeypatch):
+    files.check_name(tmp_path / ("\u6708" * 85))
+    with pytest.raises(Refusal, match="too long"):
+        files.check_name(tmp_path / ("\u6708" * 86))
+    monkeypatch.setattr(files, "HAS_MODES", False)
+    files.check_name(tmp_path / ("\u6708" * 255))
+    with pytest.raises(Refusal, match="too long"):
+        files.check_name(tmp_path / ("\u6708" * 256))
+
+
+def test_junctions_and_the_bins_of_windows_are_not_gone_into(tmp_path, monkeypatch):
+    for folder in ("in", "junction", "$RECYCLE.BIN", "System Volume Information"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").write_bytes(b"x")
+    monkeypatch.setattr(files, "_is_junction", lambda entry: entry.name == "junction")
+    told = []
+    found = files.walk(tmp_path, True, lambda *words: told.append(words))
+    assert list(found) == [tmp_path / "in" / "a.png"]
+    assert told == [(tmp_path / "junction", "a link to a folder is not followed", False)]
 
 
 def test_what_is_written_of_a_private_file_is_private_all_the_time(tmp_path):

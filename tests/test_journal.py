@@ -55,6 +55,18 @@ def test_what_was_added_is_known_again(pair):
     assert judged(source, target) == "changed"
 
 
+def test_an_input_by_another_way_to_it_is_the_same_one(pair):
+    """As Photos and photos are where a system takes them for one name."""
+    source, target = pair
+    with Journal(target.parent) as book:
+        book.add(source, journal.state(source), target, RECIPE)
+    link = source.parent / "link"
+    link.symlink_to(source.parent)
+    assert judged(link / source.name, target) == "same"
+    source.write_bytes(b"another source")
+    assert judged(link / source.name, target) == "changed"
+
+
 def test_only_the_time_of_the_input_changed(pair):
     source, target = pair
     with Journal(target.parent) as book:

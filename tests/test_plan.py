@@ -232,6 +232,18 @@ def test_a_list_on_standard_input(monkeypatch):
         assert [source for source, _ in targets("@-")] == ["b.png", "a.png"]
 
 
+def test_a_list_as_windows_writes_it(tmp_path, monkeypatch):
+    make("dark \u6708.png")
+    for encoding in ("utf-16", "utf-8-sig"):
+        (tmp_path / "list").write_text("dark \u6708.png\r\n", encoding)
+        assert [source for source, _ in targets("@list")] == ["dark \u6708.png"]
+    (tmp_path / "list").write_bytes(b"\xff\xfea")
+    assert plan("@list").failures == [("@list", "is not UTF-16, as which it begins")]
+    monkeypatch.setattr(os, "fsdecode", lambda name: name.decode())
+    (tmp_path / "list").write_bytes(b"dark\x81.png")
+    assert plan("@list").failures == [("@list", "is not UTF-8")]
+
+
 def test_a_list_that_is_not_there_or_names_what_is_not_there(tmp_path):
     make("a.png")
     (tmp_path / "list").write_text("a.png\nabsent.png\n")

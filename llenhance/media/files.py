@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,8 +14,11 @@ from pathlib import Path
 from ..errors import Appeared, MediaError, Refusal
 
 PREFIX, SUFFIX = ".llenhance-", ".tmp"  # of temporary files: hidden, short, recognisable
-SYSTEM = {"thumbs.db", "desktop.ini", "icon\r"}
-FULL = 1 << 16  # bytes: a disk with less room takes nothing that is worth to begin
+SYSTEM = {"thumbs.db", "desktop.ini", "icon\r", "$recycle.bin", "system volume information"}
+FULL = 1 << 16  # bytes: a disk with less room takes nothing worth starting
+HAS_MODES = os.name != "nt"  # Windows's one permission would keep a file from being replaced
+JUNCTION = 0xA0000003  # Windows's number for it
+ABANDONED = 3600  # seconds since anybody wrote into a temporary file that has no lock
 
 VIDEO_SUFFIXES = frozenset(
     [
@@ -66,7 +70,7 @@ def walk(
         if entry.name.startswith(".") or entry.name.lower() in SYSTEM:
             continue
         path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
+        if entry.is_dir(follow_symlinks=False) and not _is_junction(entry):
             if recursive:
                 stack.append(_entries(path, trouble))
         elif os.path.isdir(path):  # not entry.is_dir(): that raises for a link to itself
@@ -90,6 +94,11 @@ def _entries(
             raise MediaError(f"{folder}: {reason}") from None
         trouble(folder, f"cannot be read: {reason}", True)
         return iter(())
+
+
+def _is_junction(entry: os.DirEntry[str]) -> bool:
+    """Whether what looks like a folder is Windows's other kind of link to one."""
+    return getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) == JUNCTION
 
 
 def _leads_out(link: Path, root: str) -> bool:
@@ -203,8 +212,12 @@ def _remove_unlocked(path: str) -> None:
     try:
         if _lock(descriptor):
             os.unlink(path)
+            return
     finally:
         os.close(descriptor)
+    # Without locks, on Windows, which does not remove what is open, an old one is nobody's.
+    if time.time() - os.stat(path).st_mtime > ABANDONED:
+        os.unlink(path)
 
 
 def _lock(descriptor: int) -> bool:
@@ -231,7 +244,7 @@ def publish(
 
     The file is there, empty, and open to no more people than ``like``. The target appears whole by
     rename, synced to disk, with the permissions of ``like`` and, with ``times``, its time of
-    change; ``tell`` hears where the file system takes them not. When the block raises, or the
+    change; ``tell`` is told where the file system does not take them. When the block raises, or the
     target has appeared meanwhile and may not be overwritten, nothing is left behind. Raises
     Appeared in that case, and MediaError with a reason for what the disk refuses.
     """
@@ -285,7 +298,8 @@ def _resemble(path: Path, like: Path, times: bool, tell: Callable[[str], None]) 
     """Give a file the permissions of another, and its times; where it cannot have them, as on some
     file systems of cameras and other systems, it is as good without."""
     try:
-        os.chmod(path, like.stat().st_mode & 0o777)
+        if HAS_MODES:
+            os.chmod(path, like.stat().st_mode & 0o777)
     except OSError as error:
         tell(f"its permissions are not kept: {error.strerror or error}")
     if times:
@@ -366,7 +380,9 @@ def check_name(target: Path) -> None:
     if hasattr(os, "pathconf"):
         with suppress(OSError, ValueError):
             most = os.pathconf(_nearest(target.parent), "PC_NAME_MAX")
-    if len(os.fsencode(target.name)) > most:
+    # Linux counts bytes, Windows UTF-16's units.
+    encoded = target.name.encode("utf-16-le", "surrogatepass")
+    if (len(os.fsencode(target.name)) if HAS_MODES else len(encoded) // 2) > most:
         raise Refusal(f"{target}: the name is too long")
 
 

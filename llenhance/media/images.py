@@ -44,7 +44,7 @@ class Format:
     cicp: bool = False  # colours told by the numbers of H.273
     bits: int = 0  # of a sample, where they are fewer than the dtype has
     linear: bool = False  # values are light
-    writes: str = ""  # the format that an output of this input takes; "" is its own
+    instead: str = ""  # what is written in the place of a format that is only read
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -74,13 +74,13 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             exif=True, xmp=True, icc=True, cicp=True, bits=12,
         ),
         "gif": Format((".gif",), ("uint8",), alpha=True, frames="animation", xmp=True, icc=True),
-        "heif": Format((".heic", ".heif", ".hif"), (), writes="jpeg"),
+        "heif": Format((".heic", ".heif", ".hif"), (), instead="jpeg"),
         "raw": Format(
             (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".srf", ".sr2", ".raf", ".orf",
              ".rw2", ".pef", ".srw", ".raw", ".3fr", ".fff", ".iiq", ".mrw", ".x3f", ".kdc",
-             ".dcr", ".mos", ".erf", ".rwl"), (), writes="tiff",
+             ".dcr", ".mos", ".erf", ".rwl"), (), instead="tiff",
         ),
-        "rare": Format((".psd", ".dds", ".ico", ".sgi", ".pcx"), (), writes="png"),
+        "rare": Format((".psd", ".dds", ".ico", ".sgi", ".pcx"), (), instead="png"),
         "exr": Format((".exr",), ("float32",), grey=True, alpha=True, linear=True),
         "hdr": Format((".hdr", ".pic"), ("float32",), linear=True),
         "pnm": Format((".ppm", ".pgm", ".pbm", ".pnm"), ("uint8", "uint16"), grey=True),
@@ -95,6 +95,12 @@ def format_of_suffix(suffix: str) -> str | None:
     """The format of a file name's suffix (".JPG"), or None."""
     wanted = suffix.lower()
     return next((name for name, row in FORMATS.items() if wanted in row.suffixes), None)
+
+
+def writable(suffix: str) -> str | None:
+    """The format that a picture of that suffix is written in; None where none is."""
+    named = format_of_suffix(suffix)
+    return None if named is None or FORMATS[named].instead else named
 
 
 def sniff(head: bytes) -> str | None:
@@ -299,7 +305,7 @@ def encode(
     it. Raises MediaError.
     """
     row = FORMATS.get(format)
-    if row is None or row.writes:
+    if row is None or row.instead:
         raise MediaError(f"pictures are not written as {format}")
     if quality is not None and not 1 <= quality <= 100:
         raise MediaError(f"a quality is 1 to 100, not {quality}")

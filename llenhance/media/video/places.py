@@ -38,7 +38,7 @@ def raw_format(text: str) -> RawFormat:
     width, height = int(found[2]), int(found[3])
     rate = frame_rate(found[4])
     if not (0 < width <= _LARGEST and 0 < height <= _LARGEST):
-        raise Refusal(f"--raw {text}: {width}x{height} is no size")
+        raise Refusal(f"--raw {text}: {width}x{height} is not a size")
     return RawFormat(found[1], width, height, rate)
 
 

@@ -108,8 +108,8 @@ def _read(path: Path, max_pixels: int) -> tuple[Image, bool, list[str]]:
 
 def picture_format(path: Path) -> str:
     """The format of a name's suffix; raises Refusal where pictures are not written so."""
-    name = images.format_of_suffix(path.suffix)
-    if name is None or images.FORMATS[name].writes:
+    name = images.writable(path.suffix)
+    if name is None:
         raise Refusal(f"{path}: pictures are not written as {path.suffix}")
     return name
 
