@@ -15,6 +15,8 @@ from .methods import Method
 if TYPE_CHECKING:
     from torch import Tensor
 
+Rows = tuple[tuple[str, str], ...]
+
 # Key layouts, as (pattern, replacement), applied in order. What no row of a method matches is
 # refused; an empty replacement drops a tensor that inference does not need.
 _DLN = (
@@ -39,7 +41,7 @@ _DLN = (
 )
 
 
-def _enlightengan_rows() -> tuple[tuple[str, str], ...]:
+def _enlightengan_rows() -> Rows:
     rows = [(r"\.num_batches_tracked$", ""), (r"^conv10\.", "tail.")]
     for kind, index in (("conv", 0), ("bn", 2)):
         for n in range(1, 10):
@@ -60,10 +62,16 @@ _SCI = (
     (r"^enhance\.out_conv\.0\.", "out_conv."),
 )
 
-IMPORTABLE = ("dln", "enlightengan", "lightweight")
+# How the authors name what we name, and the options of a network that computes what theirs does:
+# EnlightenGAN was trained where bilinear enlargement meant align_corners=True.
+IMPORTABLE: dict[str, tuple[Rows, dict[str, Any]]] = {
+    "dln": (_DLN, {}),
+    "enlightengan": (_enlightengan_rows(), {"align_corners": True}),
+    "lightweight": (_SCI, {}),
+}
 
 
-def rename(state: Mapping[str, Tensor], rows: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:
+def rename(state: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:
     """Keys of a DataParallel or plain state dict, rewritten row by row."""
     renamed = {}
     for key, value in state.items():
@@ -104,15 +112,10 @@ def read(method: Method, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
             f"{file}: a state dict of tensors expected, found {type(state).__name__}"
         )
 
-    options: dict[str, Any] = {}
-    if method.name == "dln":
-        state = rename(state, _DLN)
-    elif method.name == "enlightengan":
-        state = rename(state, _enlightengan_rows())
-        # These were trained where bilinear enlargement meant align_corners=True.
-        options = {"align_corners": True}
-    else:
-        state = _widen_sci(rename(state, _SCI), method)
+    rows, options = IMPORTABLE[method.name]
+    state = rename(state, rows)
+    if rows is _SCI:
+        state = _widen_sci(state, method)
     fill(method.build(**options), state, str(file))
     return state, options
 

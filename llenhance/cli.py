@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 from click.shell_completion import CompletionItem
 
-from .errors import LLEnhanceError, Refusal
+from .errors import ExitStatus, LLEnhanceError, Refusal
 from .evaluate import evaluate
 from .methods import DEFAULT, METHODS
 from .names import shown
@@ -42,11 +42,9 @@ if TYPE_CHECKING:
     from .plan import Plan
     from .report import Report
 
-# The same numbers as report.ExitStatus, which is not imported here: rich would slow --help down.
-FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 # What this process may not have more of: then, too, no file is named.
 SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-STOPPED = {129: "hung up", 143: "terminated"}
+STOPPED = {129: "hung up", 143: "terminated", 149: "interrupted"}  # the last by Ctrl-Break
 
 
 class EnhanceByDefault(click.Group):
@@ -201,10 +199,14 @@ def enhance(
         raise Refusal("--json and a picture cannot share standard output")
 
     from . import comparison, record
+    from .choice import Choice
     from .engines import device_list
     from .jobs import Batch, Loading, Settings, check_videos
     from .plan import plan
 
+    choice = Choice(
+        **video, max_pixels=picture.max_pixels, strip=picture.strip, quality=picture.quality
+    )
     settings = Settings(
         strength,
         scale,
@@ -214,18 +216,13 @@ def enhance(
         overwrite=on_exists == "overwrite",
         skip=on_exists == "skip",
         max_pixels=picture.max_pixels,
-        allow_truncated=video["allow_truncated"],
+        allow_truncated=choice.allow_truncated,
         strip=picture.strip,
         signed=picture.signed,
         preserve_times=batch.preserve_times,
         fast=fast,
         precision=precision,
     )
-    video |= {
-        "max_pixels": picture.max_pixels,
-        "strip": picture.strip,
-        "quality": picture.quality,
-    }
     loading = Loading(device, engine, weights, threads, precision, max_memory)
     digest = functools.cache(loading.digest)
     planned = plan(
@@ -238,18 +235,19 @@ def enhance(
         ext=picture.ext,
         include=batch.include,
         exclude=batch.exclude,
-        recipe=lambda job: settings.entry(job, digest(job.model), video),
-        raw=video["raw"] is not None,
+        recipe=lambda job: settings.entry(job, digest(job.model), choice),
+        raw=choice.raw is not None,
+        preview=choice.preview,
     )
-    if video["codec"] is not None:
+    if choice.codec is not None:
         from .media.video.codecs import codec_row
 
-        codec_row(video["codec"])  # a wrong one is told, used or not
+        codec_row(choice.codec)  # a wrong one is told, used or not
     if batch.preserve_times and not all(job.is_of_files for job in planned.jobs):
         raise Refusal("--preserve-times goes with files, not with streams or numbered pictures")
     comparison.check(planned, compare, reference, on_exists)
     record.check(planned, batch.report, compare)
-    if video["preview"] and any(job.kind != "video" for job in planned.jobs):
+    if choice.preview and any(job.kind != "video" for job in planned.jobs):
         raise Refusal("--preview takes videos")
     printed = [j for j in planned.jobs if j.target is None and not j.to_window]
     if printed and sys.stdout.isatty():
@@ -257,14 +255,14 @@ def enhance(
     watched = [job for job in planned.jobs if job.source is not None and not job.is_of_camera]
     if batch.timeout is not None and len(watched) < len(planned.jobs):
         raise Refusal("--timeout goes with files, not with standard input or a camera")
-    todo = Batch([job for job in planned.jobs if not job.skip], loading, settings, video)
+    todo = Batch([job for job in planned.jobs if not job.skip], loading, settings, choice)
     if dry_run:
         device_list(device)  # refuses one that is not there, as the run would,
         for job in todo.jobs:
             digest(job.model)  # and weights
-        check_videos(todo.jobs, settings, video)
+        check_videos(todo.jobs, settings, choice)
         _print_plan(planned, as_json)
-        raise click.exceptions.Exit(FAILED if planned.failures else 0)
+        raise click.exceptions.Exit(ExitStatus.FAILED if planned.failures else 0)
 
     from .report import Report
 
@@ -329,15 +327,15 @@ def _check_controls(
     """Every control must be one that some chosen method has, with a value that it takes."""
     from .controls import check, lacking
 
-    check(METHODS[models[0]], strength, None, False, {})
+    check(METHODS[models[0]], strength=strength)
     for name, value in controls.items():
         having = [m for m in models if name in {c.name for c in METHODS[m].controls}]
         if not having:
             raise Refusal(lacking(name, *models))
         for model in having:
-            check(METHODS[model], 1.0, None, False, {name: value})
+            check(METHODS[model], controls={name: value})
     if scale is not None and not any(scale in METHODS[model].scales for model in models):
-        check(METHODS[models[0]], 1.0, scale, False, {})
+        check(METHODS[models[0]], scale=scale)
 
 
 def _print_plan(planned: Plan, as_json: bool) -> None:
@@ -416,7 +414,7 @@ def doctor() -> None:
     """Say which engines, devices and weights work on this machine."""
     from .doctor import examine
 
-    raise click.exceptions.Exit(0 if examine() else FAILED)
+    raise click.exceptions.Exit(0 if examine() else ExitStatus.FAILED)
 
 
 @cli.group()
@@ -503,28 +501,29 @@ def main() -> None:
     """Run the command and exit with its status."""
     _open_closed_streams()
     _print_anything()
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
         if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) == signal.SIG_DFL:
             signal.signal(getattr(signal, name), _stop)
     try:
-        status = cli.main(prog_name="llenhance", standalone_mode=False)
+        # Patterns are ours to expand: click on Windows would, without regard to what is there.
+        status = cli.main(prog_name="llenhance", standalone_mode=False, windows_expand_args=False)
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a full disk can still be told
         sys.exit(status)
     except click.exceptions.Abort:
         click.echo("llenhance: interrupted", err=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(ExitStatus.INTERRUPTED)
     except click.ClickException as error:
         where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
         hint = f" ({where} --help)" if where else ""
         message = error.format_message().replace("\n\t", " ")  # click lists choices in lines
         if isinstance(error, click.exceptions.NoArgsIsHelpError):  # its message is all the help
-            message = "nothing is asked for"
+            message = "a command or an input is missing"
         click.echo(f"llenhance: {shown(message)}{hint}", err=True)
-        sys.exit(REFUSED)
+        sys.exit(ExitStatus.REFUSED)
     except LLEnhanceError as error:
         click.echo(f"llenhance: {shown(str(error))}", err=True)
-        sys.exit(REFUSED if isinstance(error, Refusal) else FAILED)
+        sys.exit(ExitStatus.REFUSED if isinstance(error, Refusal) else ExitStatus.FAILED)
     except SystemExit as ending:
         if ending.code in STOPPED:
             with suppress(OSError):  # the terminal may be gone
@@ -533,17 +532,17 @@ def main() -> None:
     except BrokenPipeError:
         # The reader has left: end quietly, and keep Python from flushing into the pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+        sys.exit(ExitStatus.FAILED)
     except OSError as error:
         if error.filename is not None:
             click.echo(f"llenhance: {shown(str(error.filename))}: {error.strerror}", err=True)
-            sys.exit(FAILED)
+            sys.exit(ExitStatus.FAILED)
         if error.errno in SHORT:
             click.echo(f"llenhance: {error.strerror}", err=True)
-            sys.exit(FAILED)
+            sys.exit(ExitStatus.FAILED)
         click.echo(f"llenhance: cannot write standard output: {error.strerror}", err=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
+        sys.exit(ExitStatus.FAILED)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from .errors import LLEnhanceError, MediaError, Refusal
 from .inputs import SNIFFED
-from .jobs import Settings, as_rgb8, read_picture
+from .jobs import Settings
 from .media import files, images
 from .media.picture import Picture
 from .methods import METHODS
+from .pictures import read_rgb8
 from .pixels import Rgb8
 from .plan import Job, Plan
 from .report import Report
@@ -37,8 +38,7 @@ def check(planned: Plan, compare: str | None, reference: str | None, on_exists: 
         if images.sniff(files.head(Path(reference), SNIFFED)) is None:
             raise Refusal(f"{reference}: is not a picture of a format that is read")
     path = Path(compare)
-    named = images.format_of_suffix(path.suffix)
-    if named is None or images.FORMATS[named].writes:
+    if images.writable(path.suffix) is None:
         raise Refusal(f"--compare {compare}: give the file of a picture, such as sheet.png")
     files.check_replaceable(path)
     others = [job.source for job in planned.jobs] + [job.target for job in planned.jobs]
@@ -78,7 +78,7 @@ def _make(jobs: Sequence[Job], target: Path, reference: str | None, settings: Se
     tiles: list[tuple[str, Rgb8]] = []
     for label, path, most in paths:
         assert path is not None  # check() takes files only
-        whole = _read(path, most, settings)
+        whole = read_rgb8(path, most, allow_truncated=settings.allow_truncated)
         width = sheets.tile_width(len(paths), tiles[0][1] if tiles else whole)
         tiles.append((label, sheets.narrowed(whole, width)))
         del whole  # one large picture at a time
@@ -87,12 +87,3 @@ def _make(jobs: Sequence[Job], target: Path, reference: str | None, settings: Se
     files.make_folder(target.parent)
     with files.publish(target, overwrite=settings.overwrite, like=jobs[0].source) as temporary:
         temporary.write_bytes(data)
-
-
-def _read(path: Path, most: int, settings: Settings) -> Rgb8:
-    try:
-        return as_rgb8(read_picture(path, most, allow_truncated=settings.allow_truncated))
-    except MediaError as error:
-        raise MediaError(f"{path}: {error}") from None
-    except MemoryError:
-        raise MediaError(f"{path}: there is not enough memory for it") from None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from .errors import ControlError
 from .methods import METHODS, Method
@@ -10,10 +11,11 @@ from .methods import METHODS, Method
 
 def check(
     method: Method,
-    strength: float,
-    scale: int | None,
-    return_map: bool,
-    controls: dict[str, float],
+    *,
+    strength: float = 1.0,
+    scale: int | None = None,
+    return_map: bool = False,
+    controls: Mapping[str, float] = MappingProxyType({}),
 ) -> tuple[int, dict[str, float]]:
     """(scale, every control of the method with its value); raises ControlError."""
     if not 0 <= strength <= 1:

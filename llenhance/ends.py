@@ -2,62 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+from .choice import Choice
 from .engines import available_threads
 from .errors import Refusal
 from .media import videos
-from .media.picture import MAX_PIXELS
-from .media.video.places import RawFormat, camera_number, find, frame_rate, is_numbered, raw_format
+from .media.video.places import camera_number, find, frame_rate, is_numbered
 from .standard_input import StandardInput
 
 Start = float | Fraction | None  # seconds from the first frame
 Place = Literal["file", "pictures", "y4m", "pipe", "window"]
 
 _RATE = "25"  # of numbered pictures
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a user decides about videos; None leaves it to the output's container."""
-
-    codec: str | None = None
-    crf: int | None = None
-    preset: str | None = None
-    pix_fmt: str | None = None
-    options: Mapping[str, str] = field(default_factory=dict)
-    start: float | None = None  # seconds from the first frame
-    end: float | None = None
-    constant_rate: bool = False
-    stabilize: float | Literal["auto", "off"] = "auto"
-    on_error: Literal["repeat", "skip", "fail"] = "repeat"
-    allow_truncated: bool = False
-    verify: bool = True
-    restart: bool = False
-    preview: bool = False
-    frame_rate: str | None = None  # of numbered pictures
-    raw: str | None = None  # PIXELS:WxH@RATE of standard input; PIXELS of standard output
-    max_pixels: int = MAX_PIXELS  # of a frame, checked before it is decoded
-    strip: bool = False  # write no metadata
-    quality: int | None = None  # of numbered pictures
-    duration: float | None = None  # seconds, of a camera
-
-    @property
-    def raw_format(self) -> RawFormat | None:
-        """Raises Refusal for words that are no such format."""
-        return None if self.raw is None else raw_format(self.raw)
-
-
-# Choices that decide whether and how a video is made, not what it is: the journal leaves them out.
-NOT_IN_FILE = {"verify", "restart", "allow_truncated", "preview", "max_pixels", "quality"}
-
-# What changes no frame: a run with another choice of these goes on from the same pieces.
-NOT_IN_FRAMES = NOT_IN_FILE | {"raw", "duration", "strip"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +57,8 @@ class Source:
 def open_source(path: Path | None, choice: Choice, *, exact: bool = True) -> Source:
     """Open a file, numbered pictures, a camera, or (None) standard input.
 
-    Raises MediaError for what cannot be read.
+    Without ``exact`` a reader may begin at the nearest frame that can be decoded by itself. Raises
+    MediaError for what cannot be read, and Refusal for a choice that is none.
     """
     choices: dict[str, Any] = {
         "on_error": choice.on_error,
@@ -203,8 +166,10 @@ def check(source: Path | None, target: Path | None, choice: Choice) -> None:
         videos.check_display()
     elif camera and choice.duration is None:
         raise Refusal("a camera is written to a file for a --duration")
-    if choice.preview and (source is None or camera or target is None):
-        raise Refusal("--preview takes a file")
+    if choice.preview:
+        if source is None or camera or target is None:
+            raise Refusal("--preview takes a file")
+        return  # its target is a picture
     known = target is None or target.suffix.lower() in videos.CONTAINERS
     if where == "file" and target is not None and not known:
         raise Refusal(f"no container {target.suffix!r}; there are {', '.join(videos.CONTAINERS)}")

@@ -1,8 +1,18 @@
-"""The errors that this package raises on purpose. Each message is one line for a person."""
+"""The errors that this package raises on purpose, each with a line for people; exit statuses."""
 
 from __future__ import annotations
 
+from enum import IntEnum
 from pathlib import Path
+
+
+class ExitStatus(IntEnum):
+    """What the shell is told."""
+
+    OK = 0
+    FAILED = 1  # something asked for is not there
+    REFUSED = 2  # nothing was started
+    INTERRUPTED = 130
 
 
 class LLEnhanceError(Exception):
@@ -16,7 +26,7 @@ class MediaError(LLEnhanceError):
 class Appeared(MediaError):
     """A target that was free when the work was planned is another run's by now, and is kept.
 
-    ``rest``: what else is to be said to who does not skip it.
+    ``rest``: what to add where it is not skipped.
     """
 
     def __init__(self, target: Path, reason: str = "the file exists", rest: str = "") -> None:

@@ -67,7 +67,7 @@ def evaluate(
     is named and left out of every row.
     """
     chosen = list(METHODS) if ALL in methods else list(dict.fromkeys(methods))
-    _check_usage(chosen, low, high, dark, synthetic, scenes, split, preds, scale)
+    _check_usage(chosen, low, high, dark, synthetic, scenes, split, preds, scale, niqe_model)
     if as_json and as_csv:
         raise Refusal("give one of --json and --csv")
 
@@ -131,7 +131,7 @@ def evaluate(
                     "summary",
                     line.label,
                     line.scores,
-                    images=len(rows[0]),
+                    images=len(rows[0]) if line.measured else None,
                     niqe_model=None if model is None else niqe,
                     parameters=line.parameters,
                     macs_per_megapixel=line.macs,
@@ -157,6 +157,7 @@ def _check_usage(
     split: str | None,
     preds: Sequence[str],
     scale: int | None,
+    niqe_model: str | None,
 ) -> None:
     if not chosen and not preds:
         raise Refusal(f"name a method ({', '.join(METHODS)} or {ALL}), or give --pred DIR")
@@ -170,12 +171,16 @@ def _check_usage(
         raise Refusal("--scenes goes with --split NAME")
     if scale is not None and not any(scale in METHODS[name].scales for name in chosen):
         having = [name for name, method in METHODS.items() if scale in method.scales]
-        raise Refusal(f"scale {scale}: {', '.join(having) or 'no method'} has it; none is chosen")
+        if not having:
+            raise Refusal(f"scale {scale}: no method has it")
+        raise Refusal(f"scale {scale}: {', '.join(having)} has it, and is not chosen")
     if synthetic is not None:
         from .controls import lacking
 
         if preds:
-            raise Refusal("--pred: the pictures of --synthetic are made here, nobody else has them")
+            raise Refusal("--pred does not go with --synthetic, whose dark pictures are made here")
+        if niqe_model is not None:
+            raise Refusal("--niqe-model does not go with --synthetic, which gives no NIQE")
         without = [n for n in chosen if "alpha" not in {c.name for c in METHODS[n].controls}]
         if without:
             raise Refusal(f"--synthetic gives the true alpha; {lacking('alpha', *without)}")
@@ -222,8 +227,7 @@ def _labels(preds: Sequence[str]) -> list[str]:
 def _check_sheet(target: Path) -> None:
     from .media import files, images
 
-    name = images.format_of_suffix(target.suffix)
-    if name is None or images.FORMATS[name].writes:
+    if images.writable(target.suffix) is None:
         raise Refusal(f"{target}: a sheet is written as .png, .jpg and so on")
     if os.path.lexists(target):
         raise Refusal(f"{target} exists")
@@ -258,6 +262,7 @@ class Line(NamedTuple):
     scores: Scores
     parameters: int | None = None
     macs: int | None = None  # a megapixel of input
+    measured: bool = True  # on these pictures; the paper's figures are of others
 
 
 def _lines(
@@ -272,7 +277,8 @@ def _lines(
             figures = cost(enhancer.method, enhancer.weights.options, contender.scale)
         lines.append(Line(contender.label, scores, *figures))
     if synthetic:
-        lines.append(Line("residual, published", Scores(*PUBLISHED, None, None, None, None)))
+        published = Scores(*PUBLISHED, None, None, None, None)
+        lines.append(Line("residual, published", published, measured=False))
     return lines
 
 

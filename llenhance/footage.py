@@ -8,21 +8,22 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import ends, segments
-from .ends import NOT_IN_FRAMES, Choice, Source
+from . import ends, memory, segments
+from .choice import NOT_IN_FRAMES, Choice
+from .ends import Source
 from .engines import available_threads
 from .errors import Appeared, LLEnhanceError, MediaError, Refusal
 from .media import files, videos
 from .pipelining import QUEUED, BoundedExecutor, prefetch
 from .pixels import Array
 from .plan import Job
-from .preview import preview, preview_name
+from .preview import preview
 from .progress import Growing, Progress, megabytes
 from .report import Report
 from .segments import Pieces, Runs, Segments
@@ -57,47 +58,50 @@ class Sink(Growing, Protocol):
 
 
 def check(
-    jobs: list[Job], scales: Mapping[str, int], choice: Choice, *, overwrite: bool = False
+    jobs: Iterable[Job],
+    scales: Mapping[str, int],
+    choice: Choice,
+    at: Callable[[Job], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> None:
     """Try the encoder of every video job, and the room for its output, before a weight is read.
 
-    ``scales``: of each model. Raises Refusal for what cannot be written. A video that cannot be
-    read is no refusal: it fails when its turn comes.
+    ``scales``: of each model. ``at`` is entered with each job while its header is read. Raises
+    Refusal for what cannot be written. A video that cannot be read is no refusal: it fails when its
+    turn comes.
     """
     needed: dict[int, int] = {}  # bytes on each disk
-    sheets: dict[Path, Job] = {}
     for job in jobs:
-        if job.kind != "video" or job.skip:
-            continue
-        ends.check(job.source, job.target, choice)
-        if choice.preview and job.target is not None:
-            sheet = preview_name(job.target)
-            if os.path.lexists(sheet) and not overwrite:
-                raise Refusal(f"{sheet} exists (--on-exists overwrite)")
-            other = sheets.setdefault(sheet, job)
-            if other is not job:
-                raise Refusal(f"{other.name} and {job.name} would both write {sheet}")
-            continue
-        if job.source is None or ends.is_camera(job.source):
-            _check_unopened(job, scales[job.model], choice)
-            continue
-        try:
-            source = ends.open_source(job.source, choice)
-        except MediaError:
-            continue
-        encoding = _encoding(job, source.info, scales[job.model], choice)
-        if job.target is None:
+        with at(job):
+            least = _check_one(job, scales[job.model], choice)
+        if job.target is None or not least:
             continue
         folder = next(p for p in job.target.absolute().parents if p.is_dir())
         disk = os.stat(folder).st_dev
-        least = _least(source, encoding, scales[job.model], choice) - segments.size_of(job.target)
-        needed[disk] = needed.get(disk, 0) + max(0, least)
+        needed[disk] = needed.get(disk, 0) + least
         free = shutil.disk_usage(folder).free
         if free < needed[disk]:
             raise Refusal(
                 f"no room for {job.target}: at least {megabytes(needed[disk])} are needed,"
                 f" {megabytes(free)} are free"
             )
+
+
+def _check_one(job: Job, scale: int, choice: Choice) -> int:
+    """Try the encoder of one job; returns the bytes that its output will need, as far as known."""
+    ends.check(job.source, job.target, choice)
+    if choice.preview:
+        return 0
+    if job.source is None or ends.is_camera(job.source):
+        _check_unopened(job, scale, choice)
+        return 0
+    try:
+        source = ends.open_source(job.source, choice)
+    except MediaError:
+        return 0
+    encoding = _encoding(job, source.info, scale, choice)
+    if job.target is None:
+        return 0
+    return max(0, _least(source, encoding, scale, choice) - segments.size_of(job.target))
 
 
 def _check_unopened(job: Job, scale: int, choice: Choice) -> None:
@@ -121,8 +125,8 @@ def enhance(
     overwrite: bool,
     signature: str | None = None,
     together: Together | None = None,
-) -> None:
-    """Do one video job; the report hears how it went.
+) -> bool:
+    """Do one video job; the report hears how it went. Whether its target was made whole.
 
     ``apply`` takes and returns a frame, (H, W, 3) RGB uint8 or uint16, ``scale`` times as large.
     ``recipe`` names the method, its weights and its settings; ``signature`` is written into the
@@ -132,15 +136,12 @@ def enhance(
     meanwhile, or is at it.
     """
     began = time.perf_counter()
-    target = job.target_name
     fields: dict[str, Any] = {}
     notes: list[str] = []
     ended: BaseException | None = None
     try:
         if choice.preview and job.source is not None and job.target is not None:
-            sheet = preview_name(job.target)
-            target = str(sheet)
-            preview(job.source, apply, choice, sheet, overwrite=overwrite)
+            preview(job.source, apply, choice, job.target, overwrite=overwrite)
         else:
             source = ends.open_source(job.source, choice)
             work = _Work(job, source, apply, scale, choice, report, signature, together)
@@ -150,18 +151,20 @@ def enhance(
         if isinstance(error, Appeared) and error.target == job.target:
             raise
         _failed(job, str(error), report, began)
-        return
+        return False
     except MemoryError:
-        _failed(job, "there is not enough memory for it", report, began)
-        return
+        _failed(job, memory.TOO_LITTLE, report, began)
+        return False
     for note in notes:
         report.warn(job.name, note)
     if isinstance(ended, MediaError):
-        _failed(job, f"{ended} (what came until then is in {target})", report, began)
-        return
-    report.done(job.name, target, time.perf_counter() - began, model=job.model, **fields)
+        reason = f"{ended} (what came until then is in {job.target_name})"
+        _failed(job, reason, report, began)
+        return False
+    report.done(job.name, job.target_name, time.perf_counter() - began, model=job.model, **fields)
     if ended is not None:
         raise ended
+    return True
 
 
 def _failed(job: Job, reason: str, report: Report, began: float) -> None:
@@ -195,13 +198,14 @@ def _encoding(
 
 def _least(source: Source, encoding: videos.Encoding | None, scale: int, choice: Choice) -> int:
     """Bytes that an output will hardly do without: half the source's, grown with the frames; a
-    fifth of the pixels where nothing or little is lost."""
+    fifth of the pixels where nothing or little is lost, a five-hundredth where the source's size
+    tells nothing."""
     info = source.info
     share = source.share(choice)
-    if encoding is None or encoding.encoder in ("ffv1", "prores_ks") or source.path is None:
+    lossless = encoding is None or encoding.encoder in ("ffv1", "prores_ks")
+    if lossless or source.path is None:
         pixels = info.frames * share * info.width * info.height * scale**2
-        small = 1 if encoding is None or encoding.encoder in ("ffv1", "prores_ks") else 100
-        least = pixels * (3 if info.bit_depth > 8 else 1.5) / 5 / small
+        least = pixels * (3 if info.bit_depth > 8 else 1.5) / (5 if lossless else 500)
     else:
         least = source.state[0] * share * scale**2 / 2
     pieces = info.frames * share > segments.FRAMES and encoding is not None
@@ -292,7 +296,7 @@ class _Work:
     def _all(self, sink: Sink) -> list[str]:
         """Every frame into the sink; what the reader has to say."""
         reader = self._source.reader(self._choice.start)
-        self._stream(reader, self._timed(reader), sink, None, 0)
+        self._stream(reader, self._timed(reader), sink)
         return reader.notes
 
     def _piped(self) -> tuple[list[str], int]:
@@ -379,8 +383,8 @@ class _Work:
         """Do the pieces that are not there; ``finished`` makes of them what was asked for."""
         try:
             with pieces:
-                if pieces.note:
-                    self._report.warn(self._job.name, pieces.note)
+                if pieces.discarded:
+                    self._report.warn(self._job.name, f"{pieces.discarded}: starting afresh")
                 if not pieces.whole:
                     self._add_pieces(pieces)
                 count = pieces.frames
@@ -424,7 +428,7 @@ class _Work:
             if self._evened is not None:
                 self._evened.restore(pieces.memory())
         reader = self._source.reader(start)
-        self._stream(reader, self._timed(reader, begin), pieces, pieces, pieces.frames)
+        self._stream(reader, self._timed(reader, begin), pieces)
         pieces.finish(self._memory(), None, reader.notes)
 
     def _join(
@@ -530,12 +534,13 @@ class _Work:
         reader: videos.VideoReader,
         frames: Iterable[videos.Frame],
         sink: Sink,
-        pieces: Pieces | None,
-        done: int,
     ) -> None:
         """Every frame through the network into the sink; whatever ends it, no thread stays.
 
         Evening runs in the writer's thread: it takes one core, while the network takes all."""
+
+        pieces = sink if isinstance(sink, Pieces) else None
+        done = pieces.frames if pieces is not None else 0
 
         def write(frame: videos.Frame, finish: Callable[[], Array]) -> None:
             sink.write(finish(), frame.pts, frame.duration)

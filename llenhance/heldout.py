@@ -34,7 +34,7 @@ def scenes(table: Path) -> dict[str, tuple[str, str]]:
                 if not (stem and scene and split):
                     raise Refusal(f"{table}: {stem or 'a row'} lacks its {' or '.join(COLUMNS)}")
                 if stem in found:
-                    raise Refusal(f"{table}: {stem} stands in two rows")
+                    raise Refusal(f"{table}: {stem} appears in two rows")
                 if split_of.setdefault(scene, split) != split:
                     raise Refusal(f"{table}: scene {scene} has two splits, at {stem} another one")
                 found[stem] = scene, split

@@ -10,23 +10,22 @@ import time
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from . import checkpoints, pixels
+from . import checkpoints, memory
+from .choice import NOT_IN_FILE, Choice
 from .engines import available_threads, device_list
 from .enhancer import Enhancer, load
 from .errors import Appeared, LLEnhanceError, MediaError, Refusal
 from .journal import Journal
-from .media import colour, files, images
-from .media.picture import MAX_PIXELS, Limits, Picture
+from .media import files, images
+from .media.picture import MAX_PIXELS, Picture
 from .media.video.places import is_numbered
 from .methods import METHODS, Method
+from .pictures import read_picture
 from .pipelining import QUEUED, BoundedExecutor, dispatch, prefetch
 from .pixels import Array
 from .plan import Job, written_as
@@ -124,7 +123,7 @@ class Settings:
         words.append(f"weights {digest[:12]}")
         return ", ".join(words)
 
-    def entry(self, job: Job, digest: str, video: Mapping[str, Any]) -> dict[str, Any]:
+    def entry(self, job: Job, digest: str, choice: Choice) -> dict[str, Any]:
         """What the journal tells of how a target was made: all that its bytes depend on beside the
         source. Not what decides whether it is made at all, nor the device: engines agree."""
         method = METHODS[job.model]
@@ -144,9 +143,7 @@ class Settings:
         if job.kind == "picture" or (job.target is not None and is_numbered(job.target)):
             made["quality"] = self.quality
         if job.kind == "video":
-            from .ends import NOT_IN_FILE  # only videos need what it loads
-
-            made["video"] = {k: v for k, v in video.items() if k not in NOT_IN_FILE}
+            made["video"] = {k: v for k, v in asdict(choice).items() if k not in NOT_IN_FILE}
         return made
 
 
@@ -215,7 +212,7 @@ class Batch:
     jobs: list[Job]
     loading: Loading
     settings: Settings
-    video: Mapping[str, Any]  # the choices for videos
+    choice: Choice
 
 
 class Watch:
@@ -243,32 +240,26 @@ class Watch:
 def check_videos(
     jobs: Sequence[Job],
     settings: Settings,
-    video: Mapping[str, Any],
+    choice: Choice,
     watch: Watch | None = None,
-) -> footage.Choice | None:
-    """What is to be done with videos, where there are any; their encoders are tried.
+) -> None:
+    """Try the encoders of the videos, where there are any, and the room for them. Raises Refusal.
 
-    Each by itself, so that ``watch`` knows which one is at fault, then all for their room together.
+    ``watch`` knows which one is at fault where a header ends the process.
     """
-    chosen = [job for job in jobs if job.kind == "video"]
-    if not chosen:
-        return None
+    videos = [job for job in jobs if job.kind == "video"]
+    if not videos:
+        return
     from . import footage  # loads FFmpeg, which pictures do not need
 
-    choice = footage.Choice(**video)
-    scales = {job.model: settings.scale_of(METHODS[job.model]) for job in chosen}
-    for job in chosen:
-        with (watch or Watch()).at("check", job):
-            footage.check([job], scales, choice, overwrite=settings.overwrite)
-    if len(chosen) > 1:
-        footage.check(chosen, scales, choice, overwrite=settings.overwrite)
-    return choice
+    scales = {job.model: settings.scale_of(METHODS[job.model]) for job in videos}
+    footage.check(videos, scales, choice, partial((watch or Watch()).at, "check"))
 
 
 def run_here(batch: Batch, report: Report, loaded: Callable[[], None]) -> None:
     """Do a batch in this process. ``loaded`` is called when nothing can be refused any more."""
     loading = batch.loading
-    choice = check_videos(batch.jobs, batch.settings, batch.video)
+    check_videos(batch.jobs, batch.settings, batch.choice)
     enhancers = loading.open((job.model for job in batch.jobs), report)
     loaded()
     with report.tracking():
@@ -277,8 +268,7 @@ def run_here(batch: Batch, report: Report, loaded: Callable[[], None]) -> None:
             enhancers,
             report,
             batch.settings,
-            batch.video,
-            choice,
+            batch.choice,
             Watch(),
             overlap=loading.overlaps,
         )
@@ -289,8 +279,7 @@ def run(
     enhancers: Mapping[str, Enhancer],
     report: Report,
     settings: Settings,
-    video: Mapping[str, Any],
-    choice: footage.Choice | None,
+    choice: Choice,
     watch: Watch,
     *,
     overlap: bool = True,
@@ -298,34 +287,19 @@ def run(
 ) -> None:
     """Do the jobs in order, those of one source together; the report hears of every one.
 
-    ``video`` is what ``choice`` was made of. ``others``: enhancers as ``enhancers``, each on
-    another device; each device takes the next picture when it is free. Videos, and pictures
-    without ``overlap``, when one job is at work at a time, have the first device alone.
+    ``others``: enhancers as ``enhancers``, each on another device; each device takes the next
+    picture when it is free. Videos, and pictures without ``overlap``, when one job is at work at a
+    time, have the first device alone.
     """
-    with Work(enhancers, report, settings, video, watch, others) as work:
+    with Work(enhancers, report, settings, choice, watch, others) as work:
         jobs = work.with_folders(jobs)
         for kind, group in itertools.groupby(jobs, key=lambda job: job.kind):
             if kind == "picture":
                 work.pictures(list(group), overlap)
                 continue
-            assert choice is not None
             for job in group:
                 if not report.stopping:
-                    work.video(job, choice)
-
-
-def read_picture(
-    source: Path | StandardInput, max_pixels: int = MAX_PIXELS, *, allow_truncated: bool = False
-) -> Picture:
-    """Decode a picture from a file or standard input; raises MediaError without its name."""
-    most = Limits(max_pixels).size
-    if isinstance(source, Path):
-        data = files.read(source, most)
-    elif len(data := source.read(most + 1)) > most:
-        raise MediaError(files.too_long(most))
-    elif data and images.sniff(data) is None:
-        raise MediaError("is not a picture that is read (a video comes as Y4M, or with --raw)")
-    return images.read(data, max_pixels=max_pixels, allow_truncated=allow_truncated)
+                    work.video(job)
 
 
 def _folded(target: Path) -> str:
@@ -345,13 +319,13 @@ class Work:
         enhancers: Mapping[str, Enhancer],
         report: Report,
         settings: Settings,
-        video: Mapping[str, Any],
+        choice: Choice,
         watch: Watch,
         others: Sequence[Mapping[str, Enhancer]] = (),
     ) -> None:
         self.enhancers, self.report, self.settings = enhancers, report, settings
         self.others = others
-        self.options, self.watch = video, watch
+        self.choice, self.watch = choice, watch
         self.journals: dict[Path, Journal | None] = {}
         self.telling = threading.Lock()  # writers tell journal and report one after the other
         self.twins: set[str] = set()  # targets whose names differ by case alone, as one word
@@ -494,7 +468,7 @@ class Work:
             self.report.done(job.name, job.target_name, seconds, warnings=notes, **fields)
         self.watch.over(job)
 
-    def video(self, job: Job, choice: footage.Choice) -> None:
+    def video(self, job: Job) -> None:
         """One video job, from its reading to its journal."""
         from . import footage
 
@@ -502,11 +476,11 @@ class Work:
         self.watch.begins(job, "video")
         began = time.perf_counter()
         try:
-            footage.enhance(
+            made = footage.enhance(
                 job,
                 partial(settings.apply, enhancer),
                 settings.scale_of(enhancer.method),
-                choice,
+                self.choice,
                 self.report,
                 recipe=settings.recipe(enhancer),
                 overwrite=settings.overwrite or job.may_replace(),
@@ -516,12 +490,7 @@ class Work:
         except Appeared as error:
             self._appeared(job, error, time.perf_counter() - began)
             return
-        told = self.report.last
-        if (
-            told.get("status") == "done"
-            and job.target is not None
-            and told.get("target") == job.target_name
-        ):
+        if made and job.target is not None:
             if settings.preserve_times and job.source is not None:
                 try:
                     files.copy_times(job.source, job.target)
@@ -583,7 +552,7 @@ class Work:
     def _failed(self, job: Job, error: Exception, seconds: float) -> None:
         reason = str(error)
         if isinstance(error, MemoryError):
-            reason = "there is not enough memory for it"
+            reason = memory.TOO_LITTLE
         fields = {"target": job.target_name, "model": job.model, "seconds": round(seconds, 3)}
         with self.telling:
             self.report.failed(job.name, reason, **fields)
@@ -600,7 +569,7 @@ class Work:
                 self.journals[job.folder] = Journal(job.folder)
             journal = self.journals[job.folder]
             if journal is not None:
-                recipe = self.settings.entry(job, digest, self.options)
+                recipe = self.settings.entry(job, digest, self.choice)
                 journal.add(job.source, job.given, job.target, recipe)
         except OSError as error:
             self.journals[job.folder] = None
@@ -620,12 +589,3 @@ def _at_once(work: Callable[..., None], *arguments: object) -> None:
 def enhance_picture(picture: Picture, enhancer: Enhancer, settings: Settings) -> Picture:
     """The same picture with every frame enhanced; what came with it stays."""
     return images.enhanced(picture, lambda frame: settings.apply(enhancer, frame))
-
-
-def as_rgb8(picture: Picture) -> NDArray[np.uint8]:
-    """The first frame as (H, W, 3) uint8 for a sheet; transparency is left out."""
-    frame = colour.as_srgb(picture.frames[0], picture.icc, mapped=picture.linear)
-    rgb, _ = pixels.split(frame)
-    if rgb.dtype == np.float32:
-        rgb = pixels.tone_map(rgb)
-    return pixels.convert(rgb, np.dtype(np.uint8))

@@ -31,7 +31,7 @@ def models_callback(_ctx: click.Context, _param: click.Parameter, value: str) ->
     names: list[str] = []
     for name in map(str.strip, value.split(",")):
         if name != "all" and name not in METHODS:
-            raise click.BadParameter(f"{name!r} is none of {', '.join(METHODS)} and all")
+            raise click.BadParameter(f"{name!r} is not a method: give {', '.join(METHODS)} or all")
         names += METHODS if name == "all" else [name]
     return list(dict.fromkeys(names))
 
@@ -76,11 +76,11 @@ def size_callback(_ctx: click.Context, _param: click.Parameter, value: str | Non
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)\s*(?:([KMGT])(?:i?B)?|B)?", value.strip(), re.I)
     if found is None:
-        raise click.BadParameter(f"{value!r} is no size: give 800M, 2G or a number of bytes")
+        raise click.BadParameter(f"{value!r} is not a size: give 800M, 2G or a number of bytes")
     number, unit = found.groups()
     size = float(number) * 1024 ** (" KMGT".index(unit.upper()) if unit else 0)
     if not math.isfinite(size):
-        raise click.BadParameter(f"{value!r} is no size: it is too large")
+        raise click.BadParameter(f"{value!r} is not a size: it is too large")
     return int(size)
 
 
@@ -147,258 +147,13 @@ def control_options(command: F) -> F:
     return command
 
 
-def batch_options(command: F) -> F:
-    """Which inputs are taken and how a batch is kept; gathered into one argument, ``batch``."""
-
-    @functools.wraps(command)
-    def gathered(
-        include: tuple[str, ...],
-        exclude: tuple[str, ...],
-        report_file: str | None,
-        fail_fast: bool,
-        timeout: float | None,
-        preserve_times: bool,
-        **others: Any,
-    ) -> Any:
-        batch = BatchOptions(include, exclude, report_file, fail_fast, timeout, preserve_times)
-        return command(batch=batch, **others)
-
-    for option in reversed(
-        (
-            click.option(
-                "--include",
-                multiple=True,
-                metavar="PATTERN",
-                help="Only files whose name, folder or path fits. Several times.",
-            ),
-            click.option(
-                "--exclude",
-                multiple=True,
-                metavar="PATTERN",
-                help="Not files whose name, folder or path fits. Several times.",
-            ),
-            click.option(
-                "--report",
-                "report_file",
-                metavar="FILE.json",
-                help="Write what became of every input, and the settings.",
-            ),
-            click.option("--fail-fast", is_flag=True, help="Stop at the first failure."),
-            click.option(
-                "--timeout",
-                type=Number(0, min_open=True),
-                metavar="SECONDS",
-                help="For one file, not standard input; it fails, the others go on.",
-            ),
-            click.option(
-                "--preserve-times", is_flag=True, help="Give outputs their input's time of change."
-            ),
-        )
-    ):
-        gathered = option(gathered)
-    return cast(F, gathered)
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """What ``batch_options`` gathers."""
-
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
-    report: str | None
-    fail_fast: bool
-    timeout: float | None
-    preserve_times: bool
-
-
-def picture_options(command: F) -> F:
-    """How pictures are read and written; gathered into one argument, ``picture``."""
-
-    @functools.wraps(command)
-    def gathered(
-        quality: int | None,
-        ext: str | None,
-        max_pixels: int,
-        strip: bool,
-        no_provenance: bool,
-        **others: Any,
-    ) -> Any:
-        picture = PictureOptions(quality, ext, max_pixels, strip, not no_provenance)
-        return command(picture=picture, **others)
-
-    for option in reversed(
-        (
-            click.option(
-                "--quality",
-                type=click.IntRange(1, 100),
-                help="Of JPEG, WebP, AVIF and JPEG 2000 outputs; makes lossless ones lossy.",
-            ),
-            click.option(
-                "--ext",
-                metavar="EXT",
-                help="Write pictures as jpg, png, tif, …, or videos as mp4, mkv, …"
-                " [default: as the input]",
-            ),
-            click.option(
-                "--max-pixels",
-                type=click.IntRange(min=1),
-                default=268_000_000,
-                show_default=True,
-                help="Refuse pictures, and frames of videos, that claim more.",
-            ),
-            click.option("--strip", is_flag=True, help="Write no metadata but what showing needs."),
-            click.option(
-                "--no-provenance",
-                is_flag=True,
-                help="Do not name the tool and its settings in the metadata.",
-            ),
-        )
-    ):
-        gathered = option(gathered)
-    return cast(F, gathered)
-
-
-@dataclass(frozen=True)
-class PictureOptions:
-    """What ``picture_options`` gathers."""
-
-    quality: int | None
-    ext: str | None
-    max_pixels: int
-    strip: bool
-    signed: bool
-
-
-def video_options(command: F) -> F:
-    """How videos are read and written; gathered into one argument, ``video``."""
-
-    @functools.wraps(command)
-    def gathered(
-        codec: str | None,
-        crf: int | None,
-        preset: str | None,
-        pix_fmt: str | None,
-        encoder_options: tuple[str, ...],
-        start: float | None,
-        end: float | None,
-        frame_rate_mode: str,
-        stabilize: float | Literal["auto", "off"],
-        on_error: Literal["repeat", "skip", "fail"],
-        allow_truncated: bool,
-        verify: bool,
-        restart: bool,
-        preview: bool,
-        frame_rate: str | None,
-        raw: str | None,
-        duration: float | None,
-        **others: Any,
-    ) -> Any:
-        pairs = [option.partition("=") for option in encoder_options]
-        if not all(equals for _, equals, _ in pairs):
-            raise Refusal("-x takes KEY=VALUE")
-        video = {
-            "codec": codec,
-            "crf": crf,
-            "preset": preset,
-            "pix_fmt": pix_fmt,
-            "options": {key: value for key, _, value in pairs},
-            "start": start,
-            "end": end,
-            "constant_rate": frame_rate_mode == "cfr",
-            "stabilize": stabilize,
-            "on_error": on_error,
-            "allow_truncated": allow_truncated,
-            "verify": verify,
-            "restart": restart,
-            "preview": preview,
-            "frame_rate": frame_rate,
-            "raw": raw,
-            "duration": duration,
-        }
-        return command(video=video, **others)
-
-    for option in reversed(
-        (
-            click.option(
-                "--stabilize",
-                default="auto",
-                show_default=True,
-                metavar="auto|off|0..1",
-                callback=stabilize_callback,
-                help="Videos: even the light over time.",
-            ),
-            click.option("--codec", help="Videos: h264, hevc, av1, vp9, ffv1, prores, …"),
-            click.option("--crf", type=int, help="Videos: quality, smaller is better."),
-            click.option("--preset", help="Videos: the encoder's speed."),
-            click.option("--pix-fmt", help="Videos: for instance yuv420p10le."),
-            click.option(
-                "-x",
-                "encoder_options",
-                multiple=True,
-                metavar="KEY=VALUE",
-                help="Videos: an option of the encoder. Several times.",
-            ),
-            click.option("--start", type=SECONDS, help="Videos: begin here, 90 or 1:30."),
-            click.option("--end", type=SECONDS, help="Videos: end before this."),
-            click.option(
-                "--frame-rate-mode",
-                type=click.Choice(["match", "cfr"]),
-                default="match",
-                show_default=True,
-                help="Videos: times as the input's, or evenly spaced.",
-            ),
-            click.option(
-                "--on-error",
-                type=click.Choice(["repeat", "skip", "fail"]),
-                default="repeat",
-                show_default=True,
-                help="Videos: what to do at a damaged frame.",
-            ),
-            click.option(
-                "--allow-truncated", is_flag=True, help="Take what decodes of a file cut short."
-            ),
-            click.option(
-                "--verify/--no-verify",
-                default=True,
-                show_default=True,
-                help="Videos: decode the output before it gets its name.",
-            ),
-            click.option(
-                "--restart",
-                is_flag=True,
-                help="Videos: throw away the pieces that an interrupted run left, instead of"
-                " going on from them; --on-exists decides over finished files.",
-            ),
-            click.option(
-                "--preview",
-                is_flag=True,
-                help="Videos: only a strip of five frames, before and after, as a PNG.",
-            ),
-            click.option(
-                "--frame-rate",
-                metavar="N",
-                help="Of numbered pictures, such as frames_%05d.png. [default: 25]",
-            ),
-            click.option(
-                "--raw",
-                metavar="PIXELS:WxH@RATE",
-                help="Videos: frames without a header on - and -o -, such as rgb24:1280x720@25"
-                " (of an output, PIXELS alone count).",
-            ),
-            click.option("--duration", type=SECONDS, help="Of a camera that is written to a file."),
-        )
-    ):
-        gathered = option(gathered)
-    return cast(F, gathered)
-
-
 class Number(click.FloatRange):
     """A number in a range, which "nan" is not: it passes every comparison."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)
         if math.isnan(number):
-            self.fail(f"{value!r} is no number", param, ctx)
+            self.fail(f"{value!r} is not a number", param, ctx)
         return number
 
 
@@ -418,8 +173,202 @@ class Seconds(_FloatType):
         except ValueError:
             parts = []
         if not 1 <= len(parts) <= 3 or any(not 0 <= part < LONGEST for part in parts):
-            self.fail(f"{value!r} is no time: give seconds or [hours:]minutes:seconds", param, ctx)
+            self.fail(
+                f"{value!r} is not a time: give seconds or [hours:]minutes:seconds", param, ctx
+            )
         return sum(part * 60**place for place, part in enumerate(reversed(parts)))
 
 
 SECONDS = Seconds()
+
+
+def _gathering(
+    argument: str, kind: Callable[..., Any], *options: Callable[..., Any]
+) -> Callable[[F], F]:
+    """Give a command these options, as one argument: what ``kind`` makes of them by name."""
+
+    def decorate(command: F) -> F:
+        names: list[str] = []
+
+        @functools.wraps(command)
+        def gathered(**words: Any) -> Any:
+            own = {name: words.pop(name) for name in names}
+            return command(**{argument: kind(**own)}, **words)
+
+        for option in reversed(options):
+            option(gathered)
+        params: list[click.Parameter] = getattr(gathered, "__click_params__")  # noqa: B009
+        names += [str(param.name) for param in params[-len(options) :]]
+        return cast(F, gathered)
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """Which inputs are taken and how a batch is kept."""
+
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    report: str | None
+    fail_fast: bool
+    timeout: float | None
+    preserve_times: bool
+
+
+batch_options = _gathering(
+    "batch",
+    BatchOptions,
+    click.option(
+        "--include",
+        multiple=True,
+        metavar="PATTERN",
+        help="Only files whose name, folder or path fits. Several times.",
+    ),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="PATTERN",
+        help="Not files whose name, folder or path fits. Several times.",
+    ),
+    click.option(
+        "--report",
+        metavar="FILE.json",
+        help="Write what became of every input, and the settings.",
+    ),
+    click.option("--fail-fast", is_flag=True, help="Stop at the first failure."),
+    click.option(
+        "--timeout",
+        type=Number(0, min_open=True),
+        metavar="SECONDS",
+        help="Give up on a file after so long; the others go on. Not for standard input.",
+    ),
+    click.option(
+        "--preserve-times", is_flag=True, help="Give outputs their input's time of change."
+    ),
+)
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """How pictures are read and written."""
+
+    quality: int | None
+    ext: str | None
+    max_pixels: int
+    strip: bool
+    signed: bool
+
+
+picture_options = _gathering(
+    "picture",
+    PictureOptions,
+    click.option(
+        "--quality",
+        type=click.IntRange(1, 100),
+        help="Of JPEG, WebP, AVIF and JPEG 2000 outputs; makes lossless ones lossy.",
+    ),
+    click.option(
+        "--ext",
+        metavar="EXT",
+        help="Write pictures as jpg, png, tif, …, or videos as mp4, mkv, … [default: as the input]",
+    ),
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(min=1),
+        default=268_000_000,
+        show_default=True,
+        help="Refuse pictures, and frames of videos, that claim more.",
+    ),
+    click.option("--strip", is_flag=True, help="Write no metadata but what showing needs."),
+    click.option(
+        "--no-provenance",
+        "signed",
+        is_flag=True,
+        callback=lambda _ctx, _param, value: not value,
+        help="Do not name the tool and its settings in the metadata.",
+    ),
+)
+
+
+def _pairs(_ctx: click.Context, _param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    """KEY=VALUE words; raises Refusal for others."""
+    pairs = [word.partition("=") for word in value]
+    if not all(equals for _, equals, _ in pairs):
+        raise Refusal("-x takes KEY=VALUE")
+    return {key: value for key, _, value in pairs}
+
+
+# How videos are read and written: fields of choice.Choice, which loads more than help needs.
+video_options = _gathering(
+    "video",
+    dict,
+    click.option(
+        "--stabilize",
+        default="auto",
+        show_default=True,
+        metavar="auto|off|0..1",
+        callback=stabilize_callback,
+        help="Videos: even the light over time.",
+    ),
+    click.option("--codec", help="Videos: h264, hevc, av1, vp9, ffv1, prores, …"),
+    click.option("--crf", type=int, help="Videos: quality, smaller is better."),
+    click.option("--preset", help="Videos: the encoder's speed."),
+    click.option("--pix-fmt", help="Videos: for instance yuv420p10le."),
+    click.option(
+        "-x",
+        "options",
+        multiple=True,
+        callback=_pairs,
+        metavar="KEY=VALUE",
+        help="Videos: an option of the encoder. Several times.",
+    ),
+    click.option("--start", type=SECONDS, help="Videos: begin here, 90 or 1:30."),
+    click.option("--end", type=SECONDS, help="Videos: end before this."),
+    click.option(
+        "--frame-rate-mode",
+        "constant_rate",
+        callback=lambda _ctx, _param, value: value == "cfr",
+        type=click.Choice(["match", "cfr"]),
+        default="match",
+        show_default=True,
+        help="Videos: times as the input's, or evenly spaced.",
+    ),
+    click.option(
+        "--on-error",
+        type=click.Choice(["repeat", "skip", "fail"]),
+        default="repeat",
+        show_default=True,
+        help="Videos: what to do at a damaged frame.",
+    ),
+    click.option("--allow-truncated", is_flag=True, help="Take what decodes of a file cut short."),
+    click.option(
+        "--verify/--no-verify",
+        default=True,
+        show_default=True,
+        help="Videos: decode the output before it gets its name.",
+    ),
+    click.option(
+        "--restart",
+        is_flag=True,
+        help="Videos: throw away the pieces that an interrupted run left, instead of"
+        " going on from them; --on-exists decides over finished files.",
+    ),
+    click.option(
+        "--preview",
+        is_flag=True,
+        help="Videos: only a strip of five frames, before and after, as a PNG.",
+    ),
+    click.option(
+        "--frame-rate",
+        metavar="N",
+        help="Of numbered pictures, such as frames_%05d.png. [default: 25]",
+    ),
+    click.option(
+        "--raw",
+        metavar="PIXELS:WxH@RATE",
+        help="Videos: frames without a header on - and -o -, such as rgb24:1280x720@25"
+        " (of an output, PIXELS alone count).",
+    ),
+    click.option("--duration", type=SECONDS, help="Of a camera that is written to a file."),
+)

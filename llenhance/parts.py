@@ -86,7 +86,7 @@ class Whole:
 
     @property
     def writing_bytes(self) -> int:
-        """What who writes the result takes beside it."""
+        """Bytes that writing the result needs beside it."""
         height, width, _ = self.sized(self.scale)
         return height * width * WRITING
 

@@ -116,7 +116,7 @@ class BoundedExecutor:
         try:
             if not self.failed:
                 work(*arguments)
-        except BaseException as error:  # handed to who submits next, whatever it is
+        except BaseException as error:  # raised at the next submit, whatever it is
             self.failed.append(error)
         finally:
             self.room.release()

@@ -92,6 +92,7 @@ class Names:
     template: str
     picture: str | None  # the suffix asked for
     video: str | None
+    preview: bool  # of videos, instead of them
 
 
 def plan(
@@ -107,6 +108,7 @@ def plan(
     exclude: Sequence[str] = (),
     recipe: Callable[[Job], journal.Recipe] | None = None,
     raw: bool = False,
+    preview: bool = False,
 ) -> Plan:
     """Decide every target.
 
@@ -118,7 +120,7 @@ def plan(
     of outputs, of pictures or of videos. ``include``, ``exclude``: patterns for names and for
     paths below an input folder. ``recipe`` gives what decides a job's result beside its input: with
     it, "skip" does those again whose input or recipe is not what the journal tells. ``raw``:
-    standard input is frames without a header.
+    standard input is frames without a header. ``preview``: only previews of videos are made.
 
     Raises Refusal when nothing may start: a target that exists (under "error"), that is the
     input, that two inputs would share, or that lies in the input folder.
@@ -149,7 +151,7 @@ def plan(
     if ext is not None and output not in (None, STREAM) and not to_folder:
         raise Refusal(f"--ext goes with names that this program makes, not with -o {output}")
     picture, video = _asked(ext)
-    names = Names(output, to_folder, len(named), len(models), template, picture, video)
+    names = Names(output, to_folder, len(named), len(models), template, picture, video, preview)
     jobs = [_job(source, model, names) for source, model in itertools.product(sources, models)]
     _refuse_clashes(jobs)
     jobs = _settled(jobs, on_exists, recipe)
@@ -176,19 +178,19 @@ def _asked(ext: str | None) -> tuple[str | None, str | None]:
     suffix = "." + ext.lower().removeprefix(".")
     if suffix in files.CONTAINERS:
         return None, suffix
-    named = images.format_of_suffix(suffix)
-    if named is None or images.FORMATS[named].writes:
+    if images.writable(suffix) is None:
         raise Refusal(f"--ext {ext}: neither pictures nor videos are written as {suffix}")
     return suffix, None
 
 
 def _job(source: Source, model: str, names: Names) -> Job:
     target, folder = _target(source, model, names)
-    if source.kind == "picture" and target is not None:
-        named = images.format_of_suffix(target.suffix)
-        if target.suffix and (named is None or images.FORMATS[named].writes):
-            hint = " (a video comes as Y4M, or with --raw)" if source.path is None else ""
-            raise Refusal(f"{target}: pictures are not written as {target.suffix}{hint}")
+    suffix = "" if target is None else target.suffix
+    if source.kind == "picture" and suffix and images.writable(suffix) is None:
+        hint = " (a video comes as Y4M, or with --raw)" if source.path is None else ""
+        raise Refusal(f"{target}: pictures are not written as {suffix}{hint}")
+    if source.kind == "video" and target is not None and names.preview:
+        target, folder = preview_name(target), None
     job = Job(source.path, target, source.kind, model, folder=folder, suffix=names.picture)
     if source.path is None or folder is None:
         return job
@@ -196,6 +198,11 @@ def _job(source: Source, model: str, names: Names) -> Job:
         return replace(job, given=journal.state(source.path))
     except OSError:  # it has gone since it was recognised, and will fail
         return job
+
+
+def preview_name(target: Path) -> Path:
+    """Where the preview of a video goes: out.mp4 -> out.preview.png."""
+    return target.with_name(f"{target.stem.replace('%', '_')}.preview.png")
 
 
 def _target(source: Source, model: str, names: Names) -> tuple[Path | None, Path | None]:
@@ -251,15 +258,15 @@ def _suffix(source: Source, names: Names) -> str:
         return names.video or (own if own.lower() in files.CONTAINERS else ".mp4")
     if names.picture is not None:
         return names.picture
-    named = images.format_of_suffix(own)
-    if named is not None and not images.FORMATS[named].writes:
+    if images.writable(own) is not None:
         return own
-    return images.FORMATS[written_as(source.format or named or "png")].suffixes[0]
+    named = source.format or images.format_of_suffix(own) or "png"
+    return images.FORMATS[written_as(named)].suffixes[0]
 
 
 def written_as(format_name: str) -> str:
     """The format that an output takes whose name does not tell: the input's, where it can be."""
-    return images.FORMATS[format_name].writes or format_name
+    return images.FORMATS[format_name].instead or format_name
 
 
 def _fill(template: str, stem: str, model: str, suffix: str) -> str:
@@ -270,7 +277,7 @@ def _fill(template: str, stem: str, model: str, suffix: str) -> str:
             f"name template {template!r}: it may hold {{stem}}, {{model}} and {{ext}}"
         ) from None
     if not name or name in (".", "..") or "/" in name or os.sep in name:
-        raise Refusal(f"name template {template!r} gives {name!r}, which is no file name")
+        raise Refusal(f"name template {template!r} gives {name!r}, which is not a file name")
     return name
 
 

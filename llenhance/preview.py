@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from . import ends, sheets
+from .choice import Choice
 from .errors import MediaError
 from .media import files, images, videos
 from .media.picture import Picture
@@ -18,15 +19,10 @@ _ANYWHERE = (0.0, 2.0, 10.0, 60.0, 300.0)  # seconds, where nobody knows how lon
 _BYTE = np.dtype(np.uint8)
 
 
-def preview_name(target: Path) -> Path:
-    """Where the preview of a video goes: out.mp4 -> out.preview.png."""
-    return target.with_name(f"{target.stem.replace('%', '_')}.preview.png")
-
-
 def preview(
     source: Path,
     apply: Callable[[Array], Array],
-    choice: ends.Choice,
+    choice: Choice,
     target: Path,
     *,
     overwrite: bool,

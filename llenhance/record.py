@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import Refusal
+from .errors import ExitStatus, Refusal
 from .inputs import STREAM
 from .jobs import Batch
 from .media import files
 from .plan import Plan
-from .report import ExitStatus, Report
+from .report import Report
 from .version import __version__
 
 
@@ -33,7 +33,7 @@ def check(planned: Plan, record: str | None, compare: str | None) -> None:
     if any(job.target is not None and files.same(job.target, path) for job in planned.jobs):
         raise Refusal(f"{record}: the report and an output are the same file")
     if os.path.lexists(path) and not files.head(path).split()[:2] == [b"{", b'"llenhance":']:
-        raise Refusal(f"{record} exists, and is no report")
+        raise Refusal(f"{record} exists, and is not a report")
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def _write(
         "exit_status": status,
         "seconds": round(seconds, 3),
         "counts": counts,
-        "settings": settings | {"video": todo.video, "digests": dict(digests)},
+        "settings": settings | {"video": dataclasses.asdict(todo.choice), "digests": dict(digests)},
         "files": rows,
     }
     text = json.dumps(whole, indent=1, default=str) + "\n"

@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from enum import IntEnum
 from typing import Any
 
 from rich.console import Console
@@ -22,16 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from .errors import ExitStatus
 from .names import shown
-
-
-class ExitStatus(IntEnum):
-    """What the shell is told."""
-
-    OK = 0
-    FAILED = 1  # something asked for is not there
-    REFUSED = 2  # nothing was started
-    INTERRUPTED = 130
 
 
 class Rate(ProgressColumn):
@@ -72,7 +63,6 @@ class Report:
         self.foreign = 0  # of those passed over: the target is not known to the journal
         self.failures: list[tuple[str, str]] = []
         self.rows: list[dict[str, Any]] = []
-        self.last: dict[str, Any] = {}  # the newest row
         self.warnings: dict[str, list[str]] = {}  # of files that are not yet done
         self.progress: Progress | None = None
 
@@ -139,7 +129,6 @@ class Report:
 
     def _emit(self, status: str, source: str, **fields: Any) -> None:
         row = {"status": status, "source": source, **fields}
-        self.last = row
         if self.keep:
             row["warnings"] = self.warnings.pop(source, [])
             self.rows.append(row)

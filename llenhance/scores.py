@@ -17,12 +17,12 @@ from PIL import Image
 
 from . import metrics
 from .enhancer import Enhancer
-from .errors import LLEnhanceError, MediaError, Refusal
+from .errors import LLEnhanceError, Refusal
 from .heldout import scenes, synthetic_test
-from .jobs import as_rgb8, read_picture
 from .media import files, images
 from .methods import Method
 from .niqe import NiqeModel, niqe
+from .pictures import read_rgb8
 from .pixels import Rgb8
 from .report import Report
 
@@ -137,13 +137,13 @@ def read(case: Case, scale: int = 1) -> Sample:
     all are cut at the right and bottom to a multiple of it. Raises LLEnhanceError for a picture
     that cannot be read and for sizes that differ.
     """
-    low = _decode(case.low)
+    low = read_rgb8(case.low)
     if case.made is not None:
         dark, alpha = darkened(low, case.made)
         return Sample(dark, low, (), {"alpha": alpha})
     others = [] if case.high is None else [case.high]
     others += case.preds
-    decoded = [_decode(path) for path in others]
+    decoded = [read_rgb8(path) for path in others]
     for path, picture in zip(others, decoded, strict=True):
         if picture.shape != low.shape:
             raise LLEnhanceError(
@@ -157,15 +157,6 @@ def read(case: Case, scale: int = 1) -> Sample:
         low = resized(low[:height, :width], width // scale, height // scale)
     high = None if case.high is None else decoded.pop(0)
     return Sample(low, high, tuple(decoded))
-
-
-def _decode(path: Path) -> Rgb8:
-    try:
-        return as_rgb8(read_picture(path))
-    except MediaError as error:
-        raise MediaError(f"{path}: {error}") from None
-    except MemoryError:
-        raise MediaError(f"{path}: there is not enough memory for it") from None
 
 
 def _size(picture: Rgb8) -> str:

@@ -58,9 +58,9 @@ class Pieces(ABC):
     """Writes frames piece by piece; a context manager that leaves only whole pieces.
 
     ``made_by`` says all that the pixels depend on, under names for people; pieces that were made
-    by something else are thrown away, and ``note`` says why. ``begin`` is the piece after which to
-    go on, or None. Frames go to :meth:`write`; :meth:`finish` ends a piece. Raises MediaError when
-    the folder cannot be written or another process is at work in it.
+    by something else are thrown away, and ``discarded`` says why. ``begin`` is the piece after
+    which to go on, or None. Frames go to :meth:`write`; :meth:`finish` ends a piece. Raises
+    MediaError when the folder cannot be written or another process is at work in it.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Pieces(ABC):
         self._target, self.folder = target, folder_of(target)
         self.pieces: list[Piece] = []
         self.notes: list[str] = []  # what the reader said about what is in the pieces
-        self.note: str | None = None
+        self.discarded: str | None = None  # why what an earlier run left is not gone on from
         self._info = info
         self._made_by = json.loads(json.dumps({"form": _FORM, **made_by}))
         self._writer: videos.VideoWriter | videos.SequenceWriter | None = None
@@ -208,14 +208,14 @@ class Pieces(ABC):
         except FileNotFoundError:
             return False
         except (OSError, ValueError, KeyError, TypeError):
-            self.note = "what an earlier run left cannot be read: starting afresh"
+            self.discarded = "what an earlier run left cannot be read"
             return False
         names = {*made_by, *self._made_by}
         changed = sorted(n for n in names if made_by.get(n) != self._made_by.get(n))
         if changed:
-            self.note = (
+            self.discarded = (
                 f"an earlier run left {sum(piece.frames for piece in pieces)} frames, but since"
-                f" then the {' and the '.join(changed)} changed: starting afresh"
+                f" then the {' and the '.join(changed)} changed"
             )
             return False
         before = 0
@@ -362,14 +362,14 @@ class Runs(Pieces):
         except OSError:
             return False
         if sum(sizes) != piece.size:
-            self.note = (
+            self.discarded = (
                 f"pictures {numbers[0]} to {numbers[-1]}, which an earlier run left, are not as it"
-                " left them: starting afresh"
+                " left them"
             )
-        return self.note is None
+        return self.discarded is None
 
     def _take_up(self) -> bool:
-        if super()._take_up() and self.note is None:
+        if super()._take_up() and self.discarded is None:
             return True
         self.pieces, self.notes = [], []
         return False
@@ -381,9 +381,10 @@ class Runs(Pieces):
         return self._goes_on or self.frames + under_way > 0  # else the pictures are not ours
 
     def _clear(self) -> None:
-        if self.note and not self._afresh:
+        if self.discarded and not self._afresh:
             self._lock.close()
-            raise MediaError(f"{self.note} needs --restart or --on-exists overwrite")
+            needed = "starting afresh needs --restart or --on-exists overwrite"
+            raise MediaError(f"{self.discarded}: {needed}")
         super()._clear()
 
 
@@ -408,11 +409,11 @@ def _lock(target: Path) -> IO[bytes]:
                 import fcntl
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # Windows; two runs for one target are then not found out
-                return file
             except BlockingIOError:
                 file.close()
                 raise Appeared(target, "another run is writing it") from None
+            except (ImportError, OSError):  # Windows, and file systems without locks: two runs for
+                return file  # one target are then not found out
             try:
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     return file

@@ -134,14 +134,14 @@ def test_name_template(tmp_path):
     ok("photo.jpg", *FAST, "--name-template", "{model}-{stem}{ext}", cwd=tmp_path)
     assert (tmp_path / "lightweight-photo.jpg").exists()
     assert "name template" in refused("photo.jpg", *FAST, "--name-template", "{nix}", cwd=tmp_path)
-    assert "no file name" in refused("photo.jpg", *FAST, "--name-template", "../x", cwd=tmp_path)
+    assert "not a file name" in refused("photo.jpg", *FAST, "--name-template", "../x", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--name-template", "{nix}"), "name template '{nix}'"),
-        (("--name-template", "a/{stem}"), "no file name"),
+        (("--name-template", "a/{stem}"), "not a file name"),
         (("--codec", "nix"), "no encoder 'nix' here"),
     ],
 )
@@ -297,7 +297,7 @@ def test_several_methods_into_a_folder(tmp_path):
 
 
 def test_a_list_of_methods_is_checked(photo):
-    assert "'moon' is none of" in refused(photo, "-m", "dln,moon")
+    assert "'moon' is not a method" in refused(photo, "-m", "dln,moon")
 
 
 # --- what is refused, before anything happens -----------------------------------------------------
@@ -632,6 +632,11 @@ def test_closed_standard_streams(photo, tmp_path):
     assert (done.returncode, everything(tmp_path / "many")) == (0, ["b.jpg", "photo.jpg"])
     done = closed(photo, "- -m lightweight -o none.jpg <&-")
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, b"standard input: is empty")
+    for words in ("- -o none.jpg 0>/dev/null", "@- -o many/ 0>/dev/null"):  # as nohup leaves it
+        done = closed(photo, f"{words} -m lightweight")
+        assert done.returncode == 1
+        told = b": cannot be read: Bad file descriptor"
+        assert done.stderr.splitlines()[-1] in (b"standard input" + told, b"@-" + told)
     for words in ("-o - >&-", "--json -o told.jpg >&-"):
         done = closed(photo, f"photo.jpg -m lightweight {words}")
         assert done.returncode == 1

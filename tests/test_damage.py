@@ -21,7 +21,7 @@ from llenhance.media.formats import isobmff
 from llenhance.media.images import Picture
 
 SCENE = pictures.dark_scene()
-WRITTEN = [name for name, row in images.FORMATS.items() if not row.writes]
+WRITTEN = [name for name, row in images.FORMATS.items() if not row.instead]
 
 
 @functools.cache

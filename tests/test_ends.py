@@ -157,7 +157,7 @@ def test_a_first_picture_that_cannot_be_read_is_a_damaged_frame(tmp_path: Path) 
         (tmp_path / "in" / f"f_0000{index}.png").write_bytes(b"broken")
     report = do(pattern, tmp_path / "out.mkv", codec="ffv1", frame_rate="10")
     assert report.failures == []
-    assert report.last["warnings"] == [
+    assert report.rows[-1]["warnings"] == [
         "the frame at 0:00:00.0 is damaged: it is left out",
         "2 damaged frames in all, left out",
     ]
@@ -184,16 +184,16 @@ def test_what_frames_alone_do_not_have_is_named(tmp_path: Path) -> None:
     for target in (tmp_path / "out.y4m", tmp_path / "p%d.png"):
         times = "the times of the frames are dropped: they follow evenly now"
         values = "the values stay PQ, which nothing beside the frames says"
-        assert do(uneven, target, restart=True).last["warnings"] == [times]
+        assert do(uneven, target, restart=True).rows[-1]["warnings"] == [times]
         for path in tmp_path.glob("[po]*"):
             path.unlink()
-        assert do(uneven, target, constant_rate=True).last["warnings"] == []
+        assert do(uneven, target, constant_rate=True).rows[-1]["warnings"] == []
         for path in tmp_path.glob("[po]*"):
             path.unlink()
-        assert do(even, target).last["warnings"] == []
+        assert do(even, target).rows[-1]["warnings"] == []
         for path in tmp_path.glob("[po]*"):
             path.unlink()
-        assert do(deep, target).last["warnings"] == [values]
+        assert do(deep, target).rows[-1]["warnings"] == [values]
 
 
 @pytest.mark.parametrize("opaque", [True, False])
@@ -205,7 +205,7 @@ def test_transparency_of_pictures_is_dropped_and_named(tmp_path: Path, opaque: b
         image.save(path)
     lost = [] if opaque else ["transparency is dropped"]
     for target in ("out.mkv", "out%d.png", "out.y4m"):
-        assert do(pattern, tmp_path / target).last["warnings"] == lost
+        assert do(pattern, tmp_path / target).rows[-1]["warnings"] == lost
 
 
 def test_sixteen_bits_stay(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_a_file_with_such_a_name_is_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", ["1e30", "nan", "-1", "1:2:3:4", "soon"])
 def test_what_is_no_time(words: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no time"):
+    with pytest.raises(click.BadParameter, match="is not a time"):
         SECONDS.convert(words, None, None)
 
 
@@ -661,7 +661,7 @@ def test_a_recording_that_is_not_right_is_kept_and_named(
     monkeypatch.setattr(footage.videos, "verify", verify)
     report = do(Path("camera:0"), tmp_path / "out.mp4", duration=0.5, preset="ultrafast")
     assert report.failures == []
-    assert report.last["warnings"] == ["a frame is missing"]
+    assert report.rows[-1]["warnings"] == ["a frame is missing"]
     assert len(clips.decoded(tmp_path / "out.mp4")[1]) <= camera.count
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ import cv2
 import numpy as np
 import pytest
 
-from llenhance import footage, load, segments
+from llenhance import footage, journal, load, segments
 from llenhance.errors import Appeared, MediaError, Refusal
 from llenhance.jobs import Settings
 from llenhance.media import videos
@@ -416,10 +417,10 @@ def test_a_recording_that_does_not_say_how_long_it_is(
     assert report.failures == []
     assert len(made) == 3
     assert len(clips.decoded(tmp_path / "out.mp4")[0]) == 90
-    choice = footage.Choice(preview=True)
+    job, choice = replace(job, target=tmp_path / "strip.png"), footage.Choice(preview=True)
     footage.enhance(job, pumping, 1, choice, report, recipe="", overwrite=False)
     assert report.failures == []
-    assert names(tmp_path) == ["in.mkv", "out.mp4", "out.preview.png"]
+    assert names(tmp_path) == ["in.mkv", "out.mp4", "strip.png"]
 
 
 def test_two_runs_for_one_target_do_not_mix(cut_off: tuple[Path, Path]) -> None:
@@ -673,7 +674,22 @@ def test_a_preview_is_a_strip_of_five_frames_and_no_video(tmp_path: Path, suffix
     command(source, "-o", tmp_path / "out.mp4", *MODEL, *words)
     assert (tmp_path / "out.preview.png").stat().st_mode & 0o777 == 0o600
     _, err = command(source, "-o", tmp_path / "out.mp4", *MODEL, "--preview", status=2)
-    assert "exists" in err
+    assert "out.preview.png exists" in err
+    words = ("--preview", "--on-exists", "rename")
+    command(source, "-o", tmp_path / "out.mp4", *MODEL, *words)
+    assert names(tmp_path) == sorted([source.name, "out.preview.png", "out.preview-1.png"])
+
+
+def test_a_preview_may_lie_beside_the_video(tmp_path: Path) -> None:
+    """Its own name counts, not the video's; and no journal tells of it."""
+    (tmp_path / "in").mkdir()
+    clips.clip(tmp_path / "in" / "a.mp4", frames=10)
+    command(tmp_path / "in", *MODEL)
+    before = (tmp_path / "in_lightweight" / journal.NAME).read_bytes()
+    command(tmp_path / "in", *MODEL, "--preview", "--on-exists", "skip")
+    made = [journal.NAME, "a.mp4", "a.preview.png"]
+    assert names(tmp_path / "in_lightweight") == made
+    assert (tmp_path / "in_lightweight" / journal.NAME).read_bytes() == before
 
 
 @pytest.mark.parametrize("frames", [1, 5])
@@ -682,11 +698,11 @@ def test_a_preview_of_a_video_whose_last_frame_is_shown_for_long(
 ) -> None:
     """A recording of a screen: no frame begins after any of the five places."""
     source = clips.clip(tmp_path / "in.mp4", frames=frames, time_base=Fraction(1, 12800), last=20.0)
-    job, report = Job(source, tmp_path / "out.mp4", "video", "lightweight"), Report(-1)
+    job, report = Job(source, tmp_path / "strip.png", "video", "lightweight"), Report(-1)
     choice = footage.Choice(preview=True)
     footage.enhance(job, lambda image: image, 1, choice, report, recipe="", overwrite=False)
     assert report.failures == []
-    assert (tmp_path / "out.preview.png").exists()
+    assert (tmp_path / "strip.png").exists()
 
 
 def test_previews_that_would_have_one_name_are_refused(tmp_path: Path) -> None:
@@ -705,7 +721,7 @@ def test_preview_shows_the_frames_of_the_range(tmp_path: Path) -> None:
         seen.append(clips.position(image))
         return image
 
-    job = Job(source, tmp_path / "out.mp4", "video", "lightweight")
+    job = Job(source, tmp_path / "strip.png", "video", "lightweight")
     footage.enhance(
         job,
         apply,

@@ -26,7 +26,7 @@ from llenhance.media.formats import codecs, isobmff
 from llenhance.media.images import Picture
 
 SCENE = pictures.dark_scene()
-WRITTEN = [name for name, row in images.FORMATS.items() if not row.writes]
+WRITTEN = [name for name, row in images.FORMATS.items() if not row.instead]
 EXACT = {
     "png": (np.uint8, np.uint16),
     "tiff": (np.uint8, np.uint16, np.float32),
@@ -853,7 +853,7 @@ def test_heic_is_read_upright_and_becomes_jpeg(ten_bit, turn):
     data = isobmff.with_metadata(plain, pictures.exif(6), pictures.xmp(6), None)
     assert images.sniff(data[:64]) == "heif"
     read = images.read(data)
-    assert images.FORMATS["heif"].writes == "jpeg"
+    assert images.FORMATS["heif"].instead == "jpeg"
     frame = np.rot90(read.frames[0], -turn)
     assert frame.dtype == (np.uint16 if ten_bit else np.uint8)
     seen = pixels.to_float(np.ascontiguousarray(frame)) * 255
@@ -903,7 +903,7 @@ def test_raw_is_developed_as_it_was_exposed(turn):
     data = pictures.dng(light, turn)
     assert images.sniff(data) == "raw"
     read = images.read(data)
-    assert images.FORMATS["raw"].writes == "tiff"
+    assert images.FORMATS["raw"].instead == "tiff"
     assert read.frames[0].dtype == np.uint16
     assert read.frames[0].shape == ((96, 64, 3) if turn > 4 else (64, 96, 3))
     # not brightened: the values are those of the light, by sRGB's curve
@@ -1031,7 +1031,7 @@ def test_rare_formats_are_read_and_written_as_png(suffix):
     picture = images.read(file.getvalue())
     assert picture.format == "rare"
     np.testing.assert_array_equal(picture.frames[0][..., :3], image)
-    assert images.FORMATS["rare"].writes == "png"
+    assert images.FORMATS["rare"].instead == "png"
     assert images.sniff(images.encode(picture, "png")) == "png"
     with pytest.raises(MediaError, match="max-pixels"):
         images.read(file.getvalue(), max_pixels=1000)

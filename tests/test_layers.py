@@ -14,7 +14,7 @@ LAYERS = {
     "names": 0, "memory": 0, "standard_input": 0,
     "pixels": 1, "tiling": 1, "methods": 1, "metrics": 1, "niqe": 1, "sheets": 1, "report": 1,
     "media": 2, "checkpoints": 2, "fast": 2, "parts": 2, "controls": 2,
-    "engines": 3, "budget": 3, "journal": 3, "inputs": 3, "authors": 3,
+    "engines": 3, "budget": 3, "choice": 3, "pictures": 3, "journal": 3, "inputs": 3, "authors": 3,
     "enhancer": 4, "plan": 4,
     "ends": 3, "segments": 4, "preview": 4, "progress": 4,
     "jobs": 5, "footage": 5, "export": 5, "options": 5, "doctor": 5,

@@ -17,6 +17,7 @@ from PIL import Image
 from test_cli import ENVIRONMENT, FAST, JOURNAL, everything, llenhance, ok, picture, refused, size
 
 from llenhance import worker
+from llenhance.choice import Choice
 from llenhance.cli import cli
 from llenhance.errors import Appeared, DeviceError, LLEnhanceError, Refusal
 from llenhance.jobs import Batch, Loading, Settings, Watch, Work
@@ -132,9 +133,11 @@ VIDEOS = """
 import os
 from llenhance import footage
 
-def odd(jobs, *_, **__):
-    if any(job.source.name == "crash.mp4" for job in jobs):
-        os.abort()
+def odd(jobs, scales, choice, at):
+    for job in jobs:
+        with at(job):
+            if job.source.name == "crash.mp4":
+                os.abort()
 
 footage.check = odd
 footage.enhance = lambda job, *_, **__: os.abort()
@@ -278,7 +281,7 @@ def test_a_refusal_after_work_was_begun_is_a_failure(batch, monkeypatch):
             pass
 
     monkeypatch.setattr(worker, "Worker", Dying)
-    todo = Batch(jobs, Loading(), Settings(1, None, {}, "auto", None, False), {})
+    todo = Batch(jobs, Loading(), Settings(1, None, {}, "auto", None, False), Choice())
     refused = 2
     with pytest.raises(LLEnhanceError, match="the GPU is gone") as told:
         worker.run_in_workers(todo, report, lambda: None)
@@ -369,7 +372,7 @@ def test_workers_that_die_at_once_are_not_started_for_ever(monkeypatch, tmp_path
     settings = Settings(1.0, None, {}, "auto", None, False)
     jobs = [Job(tmp_path / "a", tmp_path / "b", "picture", "dln")]
     with pytest.raises(LLEnhanceError, match="dies without work: crashed"):
-        worker.run_in_workers(Batch(jobs, Loading(), settings, {}), Report(-1), lambda: None)
+        worker.run_in_workers(Batch(jobs, Loading(), settings, Choice()), Report(-1), lambda: None)
 
 
 # --- the report -----------------------------------------------------------------------------------
@@ -469,7 +472,7 @@ def test_a_report_of_an_interrupted_run(tmp_path):
 
 def test_a_report_replaces_nothing_but_a_report(batch):
     text = refused("in", *FAST, "--report", "in/0.png", cwd=batch)
-    assert "is no report" in text
+    assert "is not a report" in text
     assert not (batch / "in_lightweight").exists()
     ok("in/0.png", "-o", "a.png", *FAST, "--report", "r.json", cwd=batch)
     ok("in/0.png", "-o", "b.png", *FAST, "--report", "r.json", cwd=batch)
@@ -848,7 +851,7 @@ def test_a_folder_that_cannot_be_made_fails_with_its_own_pictures_alone(tmp_path
     ]
     report = Report(-1, keep=True)
     settings = Settings(1.0, None, {}, "auto", None, overwrite=False)
-    with Work({}, report, settings, {}, Watch()) as work:
+    with Work({}, report, settings, Choice(), Watch()) as work:
         assert work.with_folders(jobs) == jobs[1:]
     assert report.failures[0][0] == str(jobs[0].source)
     assert "Invalid argument" in report.failures[0][1]
@@ -861,7 +864,7 @@ def test_names_that_are_one_file_are_not_written_over_each_other(tmp_path):
     upper, lower = tmp_path / "IMG.jpg", tmp_path / "img.jpg"
     jobs = [Job(Path("x") / t.name, t, "picture", "lightweight") for t in (upper, lower)]
     settings = Settings(1.0, None, {}, "auto", None, overwrite=True)
-    with Work({}, Report(-1), settings, {}, Watch()) as work:
+    with Work({}, Report(-1), settings, Choice(), Watch()) as work:
         work.with_folders(jobs)
         with work._alone(upper), files.publish(upper, overwrite=True) as temporary:
             temporary.write_bytes(b"one")
