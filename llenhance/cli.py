@@ -243,18 +243,9 @@ def enhance(
         from .media.video.codecs import codec_row
 
         codec_row(choice.codec)  # a wrong one is told, used or not
-    if batch.preserve_times and not all(job.is_of_files for job in planned.jobs):
-        raise Refusal("--preserve-times goes with files, not with streams or numbered pictures")
     comparison.check(planned, compare, reference, on_exists)
     record.check(planned, batch.report, compare)
-    if choice.preview and any(job.kind != "video" for job in planned.jobs):
-        raise Refusal("--preview takes videos")
-    printed = [j for j in planned.jobs if j.target is None and not j.to_window]
-    if printed and sys.stdout.isatty():
-        raise Refusal("a picture is not printed on a terminal: give -o FILE, or a pipe")
-    watched = [job for job in planned.jobs if job.source is not None and not job.is_of_camera]
-    if batch.timeout is not None and len(watched) < len(planned.jobs):
-        raise Refusal("--timeout goes with files, not with standard input or a camera")
+    _refuse_misfits(planned, batch, choice.preview)
     todo = Batch([job for job in planned.jobs if not job.skip], loading, settings, choice)
     if dry_run:
         device_list(device)  # refuses one that is not there, as the run would,
@@ -282,6 +273,19 @@ def enhance(
             comparison.write(planned.jobs, Path(compare), reference, settings, report)
     report.summary()
     raise click.exceptions.Exit(report.exit_status)
+
+
+def _refuse_misfits(planned: Plan, batch: BatchOptions, preview: bool) -> None:
+    """Raises Refusal for options that do not go with what was planned."""
+    jobs = planned.jobs
+    if batch.preserve_times and not all(job.is_of_files for job in jobs):
+        raise Refusal("--preserve-times goes with files, not with streams or numbered pictures")
+    if preview and any(job.kind != "video" for job in jobs):
+        raise Refusal("--preview takes videos")
+    if sys.stdout.isatty() and any(job.target is None and not job.to_window for job in jobs):
+        raise Refusal("a picture is not printed on a terminal: give -o FILE, or a pipe")
+    if batch.timeout is not None and any(job.source is None or job.is_of_camera for job in jobs):
+        raise Refusal("--timeout goes with files, not with standard input or a camera")
 
 
 def _bound_threads(threads: int | None) -> None:

@@ -101,8 +101,8 @@ def open_engine(
     weights: Weights,
     kind: str,
     device: str,
-    threads: int | None = None,
-    precision: str = "auto",
+    threads: int,
+    precision: str,
 ) -> tuple[Engine, str]:
     """(engine, why this one) for ``kind`` in KINDS on ``device`` auto|cpu|cuda[:N]|mps.
 
@@ -112,7 +112,6 @@ def open_engine(
     and the method bears (``Method.reduced``). Raises DeviceError when what was asked for cannot be
     used; only ``device="auto"`` may end up on the CPU, and the second value says so.
     """
-    threads = threads or available_threads()
     if precision not in PRECISIONS:
         raise DeviceError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
     if device == "auto":

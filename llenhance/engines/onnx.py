@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..checkpoints import Weights
 from ..errors import DeviceError, WeightsError
 from ..methods import Method
+from . import graphs
 
 
 class OnnxEngine:
@@ -22,7 +23,7 @@ class OnnxEngine:
     precision = "fp32"
 
     def __init__(
-        self, method: Method, weights: Weights, device: str, threads: int, precision: str = "auto"
+        self, method: Method, weights: Weights, device: str, threads: int, precision: str
     ) -> None:
         self.method, self.weights, self.threads = method, weights, threads
         if precision not in ("auto", "fp32"):
@@ -49,12 +50,7 @@ class OnnxEngine:
     def _open(self, scale: int) -> Any:
         import onnxruntime
 
-        graph = self.weights.graph(self.method, scale)
-        if not graph.is_file():
-            raise WeightsError(
-                f"{graph}: no graph beside the weights; --engine torch runs them,"
-                " 'llenhance weights export' makes it"
-            )
+        graph = graphs.found(self.method, self.weights, scale)
         onnxruntime.set_default_logger_severity(4)  # errors come back as exceptions
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
@@ -78,8 +74,7 @@ class OnnxEngine:
                 " (it needs matching CUDA and cuDNN libraries); --engine torch brings its own"
             )
         digest = session.get_modelmeta().custom_metadata_map.get("weights_sha256")
-        if digest != self.weights.digest:
-            raise WeightsError(f"{graph}: made for other weights than {self.weights.path.name}")
+        graphs.check_digest(graph, self.weights, digest)
         return session
 
     def _providers(self, onnxruntime: Any) -> list[Any]:
@@ -105,13 +100,7 @@ class OnnxEngine:
         again: bool = False,  # noqa: ARG002
     ) -> list[NDArray[Any]]:
         """See :class:`llenhance.engines.Engine`."""
-        feeds: dict[str, NDArray[Any]] = {"x": to_planes(batch)}
-        for control in self.method.controls:
-            feeds[control.name] = np.asarray(controls[control.name], np.float32)
-        if self.method.means:
-            window = np.ones((len(batch), 1, *batch.shape[1:3]), np.float32)
-            known = 0 if means is None else len(self.method.means)
-            feeds |= feed_means(self.method, window, means, known)
+        feeds = graphs.feeds(self.method, batch, controls, means) | {"x": to_planes(batch)}
         wanted = ["enhanced", *self.method.maps] if maps else ["enhanced"]
         enhanced, *rest = self._session(scale).run(wanted, feeds, self._only_what_is_wanted())
         packed = [np.ascontiguousarray(plane.transpose(0, 2, 3, 1)) for plane in rest]
@@ -126,7 +115,7 @@ class OnnxEngine:
         means: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         """See :class:`llenhance.engines.Engine`."""
-        feeds = feed_means(self.method, window[None, None], means, number)
+        feeds = graphs.feed_means(self.method, window[None, None], means, number)
         feeds["x"] = to_planes(tile[None])
         outputs = self._session(scale).run([f"mean{number}"], feeds, self._only_what_is_wanted())
         mean: NDArray[np.float32] = outputs[0].reshape(-1)
@@ -143,12 +132,8 @@ class OnnxEngine:
             return
         # Only at the end of a run does ONNX Runtime give back memory, so it gets a small one.
         small = np.zeros((1, 32, 32, 3), np.uint8)
-        feeds: dict[str, NDArray[Any]] = {"x": to_planes(small)}
-        for control in self.method.controls:
-            feeds[control.name] = np.asarray(control.default, np.float32)
-        if self.method.means:
-            window = np.ones((1, 1, 32, 32), np.float32)
-            feeds |= feed_means(self.method, window, None, 0)
+        controls = {control.name: control.default for control in self.method.controls}
+        feeds = graphs.feeds(self.method, small, controls) | {"x": to_planes(small)}
         options = self._only_what_is_wanted()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         for session in self.sessions.values():
@@ -166,20 +151,6 @@ class OnnxEngine:
 
 def _first(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def feed_means(
-    method: Method, window: NDArray[np.float32], means: NDArray[np.float32] | None, known: int
-) -> dict[str, NDArray[np.float32]]:
-    """The inputs of a graph for whole-picture means, the first ``known`` of them given.
-
-    ``window``: (N, 1, H, W); ``means``: (sum of their channels,).
-    """
-    given = np.zeros((len(window), sum(method.means)), np.float32)
-    if means is not None:
-        given[:] = means
-    flags = (np.arange(len(method.means)) < known).astype(np.float32)
-    return {"window": window, "given": given, "known": flags}
 
 
 def to_planes(batch: NDArray[Any]) -> NDArray[np.float32]:

@@ -22,8 +22,8 @@ from ..checkpoints import Weights
 from ..errors import DeviceError, WeightsError
 from ..methods import Method
 from ..tiling import Grid
+from . import graphs
 from .columns import fold, foldable
-from .onnx import feed_means
 from .rewrites import settle_means, take_apart, with_pixels
 
 TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # our names of precisions -> OpenVINO's
@@ -91,7 +91,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(
-        self, method: Method, weights: Weights, device: str, threads: int, precision: str = "auto"
+        self, method: Method, weights: Weights, device: str, threads: int, precision: str
     ) -> None:
         if device != "cpu":
             raise DeviceError(f"device {device}: --engine openvino runs on the cpu")
@@ -119,20 +119,14 @@ class OpenVinoEngine:
         """The graph of a scale as it is on disk, checked to be of these weights."""
         if scale in self.models:
             return self.models[scale]
-        graph = self.weights.graph(self.method, scale)
-        if not graph.is_file():
-            raise WeightsError(
-                f"{graph}: no graph beside the weights; --engine torch runs them,"
-                " 'llenhance weights export' makes it"
-            )
+        graph = graphs.found(self.method, self.weights, scale)
         try:
             model = core().read_model(str(graph))
             digest = model.get_rt_info(["framework", "weights_sha256"]).astype(str)
         except RuntimeError as error:
             reason = _reason(error)
             raise WeightsError(f"{graph}: OpenVINO cannot load it: {reason}") from None
-        if digest != self.weights.digest:
-            raise WeightsError(f"{graph}: made for other weights than {self.weights.path.name}")
+        graphs.check_digest(graph, self.weights, digest)
         self.models[scale] = model
         return model
 
@@ -147,13 +141,8 @@ class OpenVinoEngine:
         again: bool = False,
     ) -> list[NDArray[Any]]:
         """See :class:`llenhance.engines.Engine`."""
-        feeds: dict[str, NDArray[Any]] = {}
-        for control in self.method.controls:
-            feeds[control.name] = np.asarray(controls[control.name], np.float32)
+        feeds = graphs.feeds(self.method, batch, controls, means)
         known = None if means is None else len(self.method.means)
-        if self.method.means:
-            window = np.ones((len(batch), 1, *batch.shape[1:3]), np.float32)
-            feeds |= feed_means(self.method, window, means, known or 0)
         wanted = ("enhanced", *self.method.maps) if maps else ("enhanced",)
         graph = _Graph(scale, wanted, _packed(batch))
         pixels = _pixels(batch)
@@ -180,7 +169,7 @@ class OpenVinoEngine:
         means: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         """See :class:`llenhance.engines.Engine`."""
-        feeds = feed_means(self.method, window[None, None], means, number)
+        feeds = graphs.feed_means(self.method, window[None, None], means, number)
         feeds["x"] = _pixels(tile[None])
         graph = _Graph(scale, (f"mean{number}",), _packed(tile))
         mean = self._infer(graph, feeds, number, True)[0]  # one of many tiles

@@ -35,7 +35,7 @@ class TorchEngine:
     name = "torch"
 
     def __init__(
-        self, method: Method, weights: Weights, device: str, threads: int, precision: str = "auto"
+        self, method: Method, weights: Weights, device: str, threads: int, precision: str
     ) -> None:
         self.method = method
         self.device = "cuda:0" if device == "cuda" else device

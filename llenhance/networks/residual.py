@@ -36,7 +36,8 @@ def _net(channels: int, depth: int) -> nn.Sequential:
 
 
 class Residual(nn.Module):
-    """``forward(x, alpha)``: (N, 3, H, W) RGB in [0, 1] -> the same shape and range; any size.
+    """``forward(x, alpha)``: (N, 3, H, W) RGB in [0, 1] -> (the picture, of the same shape and
+    range; the map D); any size.
 
     ``alpha``: the strength, a number or a tensor that broadcasts to x; trained on 0.2 to 2. The
     network sees 49x49 pixels and no statistic of the whole picture. The paper does not say how many

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from typing import Any
@@ -100,7 +100,7 @@ def codec_row(name: str) -> Codec:
     row = CODECS.get(name) or next((r for r in CODECS.values() if r.encoder == name), None)
     if row is None:
         end = next((end for end in _HARDWARE if name.endswith(end)), None)
-        row = None if end is None else Codec(name, *list(_HARDWARE[end].__dict__.values())[1:])
+        row = None if end is None else replace(_HARDWARE[end], encoder=name)
     if row is None or not usable(row.encoder):
         raise Refusal(f"no encoder {name!r} here; there are {', '.join(encoders())}")
     return row

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,11 @@ def join(
 
     Raises MediaError when a part cannot be read or the target cannot be written.
     """
-    with ExitStack() as stack:
-
-        def opened(part: Path) -> tuple[Any, Any]:
-            container = stack.enter_context(open_input(stack.enter_context(open_file(part))))
-            return container, video_stream(container)
+    with open_file(parts[0]) as first, open_input(first) as container:
+        template = video_stream(container)
 
         def add_video(file: Any) -> Any:
-            stream = file.add_stream_from_template(opened(parts[0])[1], opaque=True)
+            stream = file.add_stream_from_template(template, opaque=True)
             context = stream.codec_context
             if plan.container in ("mp4", "mov") and context.name == "hevc":
                 context.codec_tag = "hvc1"
@@ -65,23 +61,10 @@ def join(
             strip=strip,
             add_video=add_video,
         )
-        last: int | None = None
         try:
-            for part in parts:
-                with ExitStack() as inner:
-                    container = inner.enter_context(
-                        open_input(inner.enter_context(open_file(part)))
-                    )
-                    for packet in container.demux(video_stream(container)):
-                        if not packet.size:
-                            continue
-                        # The first pictures of a part are coded before the last ones of the part
-                        # before it are shown; at uneven rates that can reach too far back.
-                        if last is not None and packet.dts <= last:
-                            packet.dts = last + 1
-                        last = packet.dts
-                        packet.stream = out.video
-                        out.mux([packet])
+            for packet in _packets(parts):
+                packet.stream = out.video
+                out.mux([packet])
             out.finish(None if span is None else (span[1] - span[0]) * source.time_base)
         except (av.error.FFmpegError, OSError, ValueError) as error:
             out.abandon()
@@ -90,6 +73,22 @@ def join(
             out.abandon()
             raise
     return [*plan.notes, *out.dropped]
+
+
+def _packets(parts: Sequence[Path]) -> Iterator[Any]:
+    """The packets of all parts in turn."""
+    last: int | None = None
+    for part in parts:
+        with open_file(part) as file, open_input(file) as container:
+            for packet in container.demux(video_stream(container)):
+                if not packet.size:
+                    continue
+                # The first pictures of a part are coded before the last ones of the part before it
+                # are shown; at uneven rates that can reach too far back.
+                if last is not None and packet.dts <= last:
+                    packet.dts = last + 1
+                last = packet.dts
+                yield packet
 
 
 def verify(path: Path, frames: int, duration: float) -> None:
