@@ -350,7 +350,7 @@ def _print_plan(planned: Plan, as_json: bool) -> None:
 
     for job in planned.jobs:
         status = "skip" if job.skip else "enhance"
-        changed = None if job.replaces is None else "its input or a setting changed"
+        changed = None if job.target_state is None else "its input or a setting changed"
         reason = job.skip or changed
         why = {"reason": reason} if reason else {}
         if as_json:

@@ -561,20 +561,25 @@ class Work:
     def _keep(self, job: Job, digest: str) -> None:
         """Tell the journal, where the job has one. That it cannot be told is no failure: the
         target is there, and will be kept as one that the journal does not know."""
-        if job.folder is None or job.source is None or job.target is None or job.given is None:
+        if (
+            job.journal_folder is None
+            or job.source is None
+            or job.target is None
+            or job.source_state is None
+        ):
             return
         try:
-            if job.folder not in self.journals:
-                self.journals[job.folder] = None
-                self.journals[job.folder] = Journal(job.folder)
-            journal = self.journals[job.folder]
+            if job.journal_folder not in self.journals:
+                self.journals[job.journal_folder] = None
+                self.journals[job.journal_folder] = Journal(job.journal_folder)
+            journal = self.journals[job.journal_folder]
             if journal is not None:
                 recipe = self.settings.entry(job, digest, self.choice)
-                journal.add(job.source, job.given, job.target, recipe)
+                journal.add(job.source, job.source_state, job.target, recipe)
         except OSError as error:
-            self.journals[job.folder] = None
+            self.journals[job.journal_folder] = None
             reason = error.strerror or str(error)
-            self.report.warn(str(job.folder), f"its journal cannot be written: {reason}")
+            self.report.warn(str(job.journal_folder), f"its journal cannot be written: {reason}")
 
 
 def _writers() -> int:

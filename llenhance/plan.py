@@ -24,9 +24,9 @@ class Job:
     kind: str  # "picture" or "video"
     model: str
     skip: str | None = None  # why it is not to be done
-    folder: Path | None = None  # the output folder whose journal tells of the target
-    given: journal.State | None = None  # what the source was, for that journal
-    replaces: journal.State | None = None  # what a target of ours is that is to be made again
+    journal_folder: Path | None = None  # the output folder whose journal tells of the target
+    source_state: journal.State | None = None  # what the source was, for that journal
+    target_state: journal.State | None = None  # of a target of ours that is to be made again
     foreign: bool = False  # skipped, and the target is not known to the journal
     suffix: str | None = None  # names the format on a standard stream; None for the input's own
 
@@ -63,10 +63,10 @@ class Job:
 
     def may_replace(self) -> bool:
         """Whether the target still is the file of ours that was to be made again."""
-        if self.replaces is None or self.target is None:
+        if self.target_state is None or self.target is None:
             return False
         try:
-            return journal.state(self.target) == self.replaces
+            return journal.state(self.target) == self.target_state
         except OSError:
             return False
 
@@ -90,8 +90,8 @@ class Names:
     inputs: int
     models: int
     template: str
-    picture: str | None  # the suffix asked for
-    video: str | None
+    picture_suffix: str | None  # that was asked for
+    video_suffix: str | None
     preview: bool  # of videos, instead of them
 
 
@@ -191,11 +191,13 @@ def _job(source: Source, model: str, names: Names) -> Job:
         raise Refusal(f"{target}: pictures are not written as {suffix}{hint}")
     if source.kind == "video" and target is not None and names.preview:
         target, folder = preview_name(target), None
-    job = Job(source.path, target, source.kind, model, folder=folder, suffix=names.picture)
+    job = Job(
+        source.path, target, source.kind, model, journal_folder=folder, suffix=names.picture_suffix
+    )
     if source.path is None or folder is None:
         return job
     try:
-        return replace(job, given=journal.state(source.path))
+        return replace(job, source_state=journal.state(source.path))
     except OSError:  # it has gone since it was recognised, and will fail
         return job
 
@@ -253,11 +255,11 @@ def _suffix(source: Source, names: Names) -> str:
     assert source.path is not None
     own = source.path.suffix
     if source.kind == "video":
-        if names.video is None and is_numbered(source.path):
-            return names.picture or own
-        return names.video or (own if own.lower() in files.CONTAINERS else ".mp4")
-    if names.picture is not None:
-        return names.picture
+        if names.video_suffix is None and is_numbered(source.path):
+            return names.picture_suffix or own
+        return names.video_suffix or (own if own.lower() in files.CONTAINERS else ".mp4")
+    if names.picture_suffix is not None:
+        return names.picture_suffix
     if images.writable(own) is not None:
         return own
     named = source.format or images.format_of_suffix(own) or "png"
@@ -371,12 +373,12 @@ def _settled(
             settled.append(replace(job, target=_free(job.kind, job.target)))
         elif on_exists != "skip":
             settled.append(job)
-        elif job.folder is None or recipe is None:
+        elif job.journal_folder is None or recipe is None:
             settled.append(replace(job, skip=f"{job.target} exists"))
         else:
-            if job.folder not in journals:
-                journals[job.folder] = journal.read(job.folder)
-            settled.append(_resumed(job, journals[job.folder], recipe(job)))
+            if job.journal_folder not in journals:
+                journals[job.journal_folder] = journal.read(job.journal_folder)
+            settled.append(_resumed(job, journals[job.journal_folder], recipe(job)))
     return settled
 
 
@@ -393,17 +395,17 @@ def _resumed(job: Job, entries: dict[str, journal.Entry], recipe: journal.Recipe
     """A job whose target exists, as the journal of its folder tells."""
     assert job.source is not None
     assert job.target is not None
-    assert job.folder is not None
-    entry = entries.get(journal.key(job.folder, job.target))
+    assert job.journal_folder is not None
+    entry = entries.get(journal.key(job.journal_folder, job.target))
     known = "foreign"
-    if job.given is not None:
-        known = journal.judge(entry, job.source, job.given, job.target, recipe)
+    if job.source_state is not None:
+        known = journal.judge(entry, job.source, job.source_state, job.target, recipe)
     if known == "same":
         return replace(job, skip="done before")
     if known == "changed":
         assert entry is not None
         size, time = entry["output"]  # which the target still is, or it would be foreign
-        return replace(job, replaces=(size, time))
+        return replace(job, target_state=(size, time))
     return replace(
         job,
         skip=f"{job.target} exists and is not known as made from this",
@@ -432,10 +434,10 @@ def _check_places(jobs: list[Job]) -> None:
         if place in checked:
             continue
         checked.add(place)
-        if job.folder is not None and not files.inside(
-            os.path.realpath(place), os.path.realpath(job.folder)
+        if job.journal_folder is not None and not files.inside(
+            os.path.realpath(place), os.path.realpath(job.journal_folder)
         ):
-            raise Refusal(f"{place} leads out of the output folder {job.folder}")
+            raise Refusal(f"{place} leads out of the output folder {job.journal_folder}")
         files.check_writable(place)
 
 

@@ -89,7 +89,7 @@ def run_in_workers(
                 job = jobs[number]
                 with suppress(OSError):
                     if job.target is not None:
-                        jobs[number] = replace(job, replaces=journal.state(job.target))
+                        jobs[number] = replace(job, target_state=journal.state(job.target))
             suspects = [number for number in suspects if number in waiting]
             idle = 0 if len(waiting) < before else idle + 1
             if idle > 1:

@@ -416,7 +416,7 @@ def test_numbered_pictures_are_written_without_gaps():
 def test_what_was_to_be_made_again_is_not_replaced_once_it_is_another():
     make("a.png", "out/a.png")
     source, target = Path("a.png"), Path("out/a.png")
-    job = planning.Job(source, target, "picture", "dln", replaces=journal.state(target))
+    job = planning.Job(source, target, "picture", "dln", target_state=journal.state(target))
     assert job.may_replace()
     target.write_bytes(b"by hand, meanwhile")
     assert not job.may_replace()
