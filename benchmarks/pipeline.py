@@ -139,6 +139,7 @@ class Clock:
 def folder_stages(method: str, source: str, target: str) -> dict[str, Any]:
     """Each photo of a folder through each stage, with nothing beside it."""
     from llenhance import jobs
+    from llenhance.choice import Choice
     from llenhance.plan import Job, plan
     from llenhance.report import Report
 
@@ -159,8 +160,8 @@ def folder_stages(method: str, source: str, target: str) -> dict[str, Any]:
     settings = jobs.Settings(1.0, None, {}, "auto", None, overwrite=True)
     report = Report(-1, as_json=False, keep=True)
     enhancers = jobs.Loading().open([method], report)
-    jobs.run(planned.jobs[:1], enhancers, report, settings, {}, None, jobs.Watch())  # warms up
-    jobs.run(planned.jobs, enhancers, report, settings, {}, None, Watch(), overlap=False)
+    jobs.run(planned.jobs[:1], enhancers, report, settings, Choice(), jobs.Watch())  # warms up
+    jobs.run(planned.jobs, enhancers, report, settings, Choice(), Watch(), overlap=False)
     if report.failures:
         raise RuntimeError(f"photos of the benchmark fail: {report.failures[0]}")
     pixels = sum(row["width"] * row["height"] for row in report.rows[1:])

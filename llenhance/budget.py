@@ -58,10 +58,7 @@ class Budget:
         room = self._engine.room(WORKING_MEMORY)
         if self.max_memory is not None and self._engine.device == "cpu":
             room = min(room, self.max_memory - self._began_with - self._prepared)
-        count = room // (height * width * scale**2 * self._per_pixel)
-        if self._most is not None:
-            count = min(count, self._most // (height * width))
-        return max(1, count)
+        return max(1, room // (height * width * scale**2 * self._per_pixel))
 
     def fits(self, pixels: int) -> bool:
         """Whether no run has shown that there is too little memory for one of so many pixels."""

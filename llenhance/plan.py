@@ -189,12 +189,13 @@ def _job(source: Source, model: str, names: Names) -> Job:
     if source.kind == "picture" and suffix and images.writable(suffix) is None:
         hint = " (a video comes as Y4M, or with --raw)" if source.path is None else ""
         raise Refusal(f"{target}: pictures are not written as {suffix}{hint}")
-    if source.kind == "video" and target is not None and names.preview:
-        target, folder = preview_name(target), None
+    preview = names.preview and source.kind == "video"
+    if preview and target is not None:
+        target = preview_name(target)
     job = Job(
         source.path, target, source.kind, model, journal_folder=folder, suffix=names.picture_suffix
     )
-    if source.path is None or folder is None:
+    if source.path is None or folder is None or preview:  # no journal tells of previews
         return job
     try:
         return replace(job, source_state=journal.state(source.path))
@@ -203,7 +204,13 @@ def _job(source: Source, model: str, names: Names) -> Job:
 
 
 def preview_name(target: Path) -> Path:
-    """Where the preview of a video goes: out.mp4 -> out.preview.png."""
+    """Where the preview of a video goes: out.mp4 -> out.preview.png; a .png of one's own is taken.
+    Raises Refusal for the name of anything else."""
+    suffix = target.suffix.lower()
+    if suffix == ".png" and not is_numbered(target):
+        return target
+    if suffix not in (*files.CONTAINERS, ".y4m") and not is_numbered(target):
+        raise Refusal(f"{target}: a preview is named after a video, or .png")
     return target.with_name(f"{target.stem.replace('%', '_')}.preview.png")
 
 
@@ -373,7 +380,7 @@ def _settled(
             settled.append(replace(job, target=_free(job.kind, job.target)))
         elif on_exists != "skip":
             settled.append(job)
-        elif job.journal_folder is None or recipe is None:
+        elif job.journal_folder is None or job.source_state is None or recipe is None:
             settled.append(replace(job, skip=f"{job.target} exists"))
         else:
             if job.journal_folder not in journals:
@@ -396,10 +403,9 @@ def _resumed(job: Job, entries: dict[str, journal.Entry], recipe: journal.Recipe
     assert job.source is not None
     assert job.target is not None
     assert job.journal_folder is not None
+    assert job.source_state is not None
     entry = entries.get(journal.key(job.journal_folder, job.target))
-    known = "foreign"
-    if job.source_state is not None:
-        known = journal.judge(entry, job.source, job.source_state, job.target, recipe)
+    known = journal.judge(entry, job.source, job.source_state, job.target, recipe)
     if known == "same":
         return replace(job, skip="done before")
     if known == "changed":

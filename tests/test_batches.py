@@ -173,7 +173,6 @@ def test_a_batch_that_is_too_large_after_all_is_halved(opened, rng, monkeypatch)
     images = scenes(rng, 7, (20, 30))
     outs = alone.enhance_batch(images)
     assert sizes == [7, 3, 1, 2, 2, 2]  # and 4 are not tried any more
-    assert alone.budget.at_once(20, 30) == 2
     for image, out in zip(images, outs, strict=True):
         assert np.abs(out.astype(int) - opened("lightweight").enhance(image)).max() <= 1
 

@@ -245,6 +245,18 @@ def test_on_windows_a_name_is_as_long_as_its_utf16(tmp_path, monkeypatch):
         files.check_name(tmp_path / ("\u6708" * 256))
 
 
+def test_a_folder_of_which_nothing_is_told_takes_only_itself(tmp_path, monkeypatch):
+    """Such as a file system whose server has gone."""
+
+    class Gone:
+        name, path = "gone", str(tmp_path / "gone")
+
+        def stat(self, **_):
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    assert not files._is_junction(Gone())
+
+
 def test_junctions_and_the_bins_of_windows_are_not_gone_into(tmp_path, monkeypatch):
     for folder in ("in", "junction", "$RECYCLE.BIN", "System Volume Information"):
         (tmp_path / folder).mkdir()

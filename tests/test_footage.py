@@ -680,6 +680,15 @@ def test_a_preview_is_a_strip_of_five_frames_and_no_video(tmp_path: Path, suffix
     assert names(tmp_path) == sorted([source.name, "out.preview.png", "out.preview-1.png"])
 
 
+def test_a_preview_has_a_name_of_its_own_or_a_videos(tmp_path: Path) -> None:
+    source = clips.clip(tmp_path / "in.mp4", frames=5)
+    command(source, "-o", tmp_path / "strip.png", *MODEL, "--preview")
+    assert names(tmp_path) == ["in.mp4", "strip.png"]
+    for name in ("out.avi", "out", "out.jpg"):
+        _, err = command(source, "-o", tmp_path / name, *MODEL, "--preview", status=2)
+        assert "a preview is named after a video, or .png" in " ".join(err.split())
+
+
 def test_a_preview_may_lie_beside_the_video(tmp_path: Path) -> None:
     """Its own name counts, not the video's; and no journal tells of it."""
     (tmp_path / "in").mkdir()

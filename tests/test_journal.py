@@ -55,6 +55,17 @@ def test_what_was_added_is_known_again(pair):
     assert judged(source, target) == "changed"
 
 
+def test_an_input_that_no_name_can_be_is_another_one(pair):
+    source, target = pair
+    with Journal(target.parent) as book:
+        book.add(source, journal.state(source), target, RECIPE)
+    path = target.parent / JOURNAL
+    path.write_text(path.read_text().replace(str(source), "/a\\u0000b"))
+    assert judged(source, target) == "same"  # it has not changed, and is not there
+    path.write_text(path.read_text().replace("u0000", "ud83d"))
+    assert judged(source, target) == "same"
+
+
 def test_an_input_by_another_way_to_it_is_the_same_one(pair):
     """As Photos and photos are where a system takes them for one name."""
     source, target = pair

@@ -98,7 +98,11 @@ def _entries(
 
 def _is_junction(entry: os.DirEntry[str]) -> bool:
     """Whether what looks like a folder is Windows's other kind of link to one."""
-    return getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) == JUNCTION
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except OSError:  # which is told when it is gone into
+        return False
+    return getattr(found, "st_reparse_tag", 0) == JUNCTION
 
 
 def _leads_out(link: Path, root: str) -> bool:
@@ -190,6 +194,8 @@ def same(a: Path, b: Path) -> bool:
         return os.path.samefile(a, b)
     except OSError:
         return os.path.realpath(a) == os.path.realpath(b)
+    except ValueError:  # what no file can be called
+        return False
 
 
 def sweep(folder: Path) -> None:
