@@ -21,8 +21,8 @@ from PIL import Image, ImageOps
 
 from llenhance import pixels
 from llenhance.errors import MediaError
-from llenhance.media import colour, images
-from llenhance.media.formats import codecs, isobmff
+from llenhance.media import colour, images, tiffblock
+from llenhance.media.formats import codecs, isobmff, webp
 from llenhance.media.images import Picture
 
 SCENE = pictures.dark_scene()
@@ -1065,3 +1065,105 @@ def test_a_jpeg_whose_jfif_and_adobe_disagree_is_written_as_it_was_read():
     read = images.read(plain[:20] + adobe + plain[20:])
     again = images.read(images.encode(read, "jpeg"))
     assert np.abs(again.frames[0].astype(int) - read.frames[0]).mean() < 3
+
+
+# What a second review found ---------------------------------------------------------------------
+
+
+def tiff(*pages, **options):
+    out = io.BytesIO()
+    with tifffile.TiffWriter(out) as file:
+        for frame, own in pages:
+            file.write(frame, photometric="rgb", metadata=None, **options, **own)
+    return out.getvalue()
+
+
+def test_a_phase_one_file_is_a_cameras():
+    data = tiff((SCENE, {}))
+    assert images.sniff(data) == "tiff"
+    assert images.sniff(data[:8] + b"IIII" + data[12:]) == "raw"
+
+
+def test_a_tiff_whose_picture_lies_beside_its_thumbnail_is_not_taken_for_that():
+    data = tiff((SCENE[::4, ::4].copy(), {"subfiletype": 1, "subifds": 1}), (SCENE, {}))
+    with pytest.raises(MediaError, match="with its picture beside a thumbnail"):
+        images.read(data)
+
+
+def test_a_tiff_whose_last_link_is_garbage_gives_what_decodes():
+    data = bytearray(tiff((SCENE, {})))
+    block = tiffblock.Block(bytes(data))
+    link = block.next_at(block.offset(block.first))
+    data[link : link + 4] = struct.pack("<I", len(data) + 1000)
+    with pytest.raises(MediaError, match=r"is damaged: after page 1 .*--allow-truncated"):
+        images.read(bytes(data))
+    read = images.read(bytes(data), allow_truncated=True)
+    assert read.truncated
+    np.testing.assert_array_equal(read.frames[0], SCENE)
+
+
+def test_a_tiff_with_too_few_strips_is_damaged():
+    data = bytearray(tiff((SCENE, {}), rowsperstrip=8))
+    block = tiffblock.Block(bytes(data))
+    for tag in (273, 279):
+        entry = block.find(block.offset(block.first), tag)
+        data[entry.at + 4 : entry.at + 8] = struct.pack("<I", 5)
+    with pytest.raises(MediaError, match="is damaged"):
+        images.read(bytes(data))
+    assert images.read(bytes(data), allow_truncated=True).truncated
+
+
+def test_pages_of_unlike_floats_keep_the_deeper_one():
+    half = np.full((8, 8, 3), 0.25, np.float16)
+    wide = np.full((8, 8, 3), 100_000.123, np.float32)
+    read = images.read(tiff((half, {}), (wide, {})))
+    again = images.read(images.encode(read, "tiff"))
+    np.testing.assert_array_equal(again.frames[1], wide)
+
+
+def test_light_that_half_floats_cannot_hold_stays_finite():
+    read = images.read(tiff((np.full((8, 8, 3), 60_000, np.float16), {})))
+    read.frames = [read.frames[0] * 4]
+    again = images.read(images.encode(read, "tiff"))
+    assert again.frames[0].max() == np.finfo(np.float16).max
+
+
+def test_a_page_with_alpha_on_its_own_keeps_its_hidden_colours():
+    clear = np.dstack([SCENE, np.zeros(SCENE.shape[:2], np.uint8)])
+    data = tiff(
+        (clear, {"extrasamples": ["assocalpha"]}), (clear, {"extrasamples": ["unassalpha"]})
+    )
+    read = images.read(data)
+    again = images.read(images.encode(read, "tiff"))
+    np.testing.assert_array_equal(again.frames[1], clear)
+
+
+def test_private_tags_of_science_are_not_a_cameras():
+    data = tiff((SCENE, {"extratags": [(50838, "I", 2, (1, 2), True), (52545, "B", 1, 7, True)]}))
+    read = images.read(data)
+    assert read.notes == ["content credentials were dropped (they are signed for the original)"]
+    out = tiffblock.Block(images.encode(read, "tiff"))
+    assert 50838 in out.tags(out.offset(out.first)).main
+    assert 52545 not in out.tags(out.offset(out.first)).main
+
+
+@pytest.mark.parametrize("name", ["png", "tiff", "jp2"])
+def test_grey_with_alpha_keeps_its_profile(name):
+    frame = np.dstack([SCENE[..., 0], pictures.alpha_plane(*SCENE.shape[:2]).astype(np.uint8)])
+    picture_ = Picture([frame], name, icc=pictures.icc("grey"))
+    assert images.losses(picture_, name) == []
+    read = images.read(images.encode(picture_, name))
+    assert read.icc == picture_.icc
+    np.testing.assert_array_equal(read.frames[0], frame)
+
+
+def test_a_large_webp_is_read_though_pillow_refuses(monkeypatch):
+    frame = np.dstack([SCENE, pictures.alpha_plane(*SCENE.shape[:2]).astype(np.uint8)])
+    for wanted in (SCENE, frame):
+        data = images.encode(Picture([wanted], "webp", lossless=True), "webp")
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        monkeypatch.setattr(webp, "LARGE", 200)
+        np.testing.assert_array_equal(images.read(data).frames[0], wanted)
+        with pytest.raises(MediaError, match="is damaged"):
+            images.read(data[:60] + bytes(len(data) - 60))
+        monkeypatch.undo()

@@ -1,6 +1,7 @@
 """EXIF, XMP, IPTC, comments: what stays to the byte, what changes, what must not be left behind."""
 
 import io
+import re
 import struct
 
 import numpy as np
@@ -618,3 +619,93 @@ def test_places_of_more_than_a_file_are_refused():
     iloc = box(b"iloc", struct.pack(">IHH", 0, 0, 9000) + empty)
     with pytest.raises(MediaError, match="more parts"):
         isobmff.parse(box(b"meta", bytes(4) + iinf + iloc))
+
+
+# What a second review found ---------------------------------------------------------------------
+
+
+def test_a_video_behind_a_gain_map_is_named():
+    data = pictures.pillow(SCENE, "JPEG")
+    iso = pictures.jpeg_segment(0xE2, b"urn:iso:std:iso:ts:21496:-1\0\0\0\0\0")
+    video = b"\0\0\0\x18ftypmp42" + bytes(12)
+    gain_map = pictures.pillow(SCENE[..., 0], "JPEG")
+    read = images.read(data[:20] + iso + data[20:] + gain_map + video)
+    assert read.notes[0] == "a gain map was dropped (it was made for the dark picture)"
+    assert re.fullmatch(r"behind the picture, a video was dropped \(\d+ bytes\)", read.notes[1])
+
+
+def test_exif_with_a_link_to_nowhere_is_kept():
+    block = bytearray(pictures.exif())
+    at = struct.unpack_from("<I", block, 4)[0]
+    link = at + 2 + 12 * struct.unpack_from("<H", block, at)[0]
+    struct.pack_into("<I", block, link, 5)  # into the header: of no sensible number of entries
+    segment = pictures.jpeg_segment(0xE1, b"Exif\0\0" + bytes(block))
+    data = pictures.pillow(SCENE, "JPEG")
+    read = images.read(data[:20] + segment + data[20:])
+    assert read.notes == []
+    kept = Image.open(io.BytesIO(images.encode(read, "jpeg"))).getexif()
+    assert kept.get_ifd(0x8825)  # the place
+    assert kept[0x0131] == "camera 1.0"
+
+
+def test_colours_that_png_and_cameras_tell_without_a_profile_are_named():
+    data = pictures.pillow(SCENE, "PNG")
+    gamma = (b"gAMA", struct.pack(">I", 100_000))
+    told = "its colours (gAMA) are taken for sRGB"
+    assert images.read(pictures.with_png_chunks(data, gamma)).notes == [told]
+    assert images.read(pictures.with_png_chunks(data, gamma, (b"sRGB", b"\0"))).notes == []
+    nearly = (b"gAMA", struct.pack(">I", 45450))
+    assert images.read(pictures.with_png_chunks(data, nearly)).notes == []
+    tags = tiffblock.Tags(interop={1: tiffblock.Tag(2, 4, b"R03\0")})
+    segment = pictures.jpeg_segment(0xE1, b"Exif\0\0" + tiffblock.build(tags))
+    data = pictures.pillow(SCENE, "JPEG")
+    read = images.read(data[:20] + segment + data[20:])
+    assert read.notes == ["its colours (Adobe RGB, by its EXIF) are taken for sRGB"]
+
+
+def test_profiles_that_imagemagick_wrote_as_text():
+    def text(name, block):
+        return b"tEXt", b"Raw profile type " + name + b"\0\n%s\n%8d\n" % (
+            name, len(block)) + block.hex().encode() + b"\n"  # fmt: skip
+
+    packet = pictures.xmp()
+    chunks = [text(b"APP1", b"http://ns.adobe.com/xap/1.0/\0" + packet), text(b"app12", b"Ducky")]
+    read = images.read(pictures.with_png_chunks(pictures.pillow(SCENE, "PNG"), *chunks))
+    assert read.xmp == packet
+    assert chunks[1] in pictures.png_chunks(images.encode(read, "png"))
+
+
+def test_paths_of_photoshop_are_named_where_they_are_lost():
+    path = b"8BIM" + struct.pack(">HHI", 2000, 0, 26) + bytes(26)
+    picture = images.Picture([SCENE], "jpeg", photoshop=path)
+    assert images.losses(picture, "webp") == ["Photoshop's paths are lost"]
+    assert images.losses(picture, "png") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (b"urn:mpeg:hevc:2015:auxid:2", "a depth map"),
+        (b"urn:com:apple:photo:2018:aux:portraiteffectsmatte", "a matte"),
+        (b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", None),
+    ],
+)
+def test_what_lies_beside_a_heic_is_named(kind, what):
+    box = struct.pack(">I", 12 + len(kind) + 1) + b"auxC" + bytes(4) + kind + b"\0"
+    read = images.read(pictures.heic(SCENE, colour=box))
+    assert read.notes == ([f"{what} beside the picture was dropped"] if what else [])
+
+
+def test_how_a_raw_file_is_to_be_developed_does_not_stay():
+    packet = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        b'xmlns:crs="http://ns.adobe.com/camera-raw-settings/1.0/" crs:Exposure2012="+2.00" '
+        b'xmlns:dc="http://purl.org/dc/elements/1.1/" dc:format="image/dng">'
+        b"<crs:ToneCurve><rdf:Seq><rdf:li>0, 0</rdf:li></rdf:Seq></crs:ToneCurve>"
+        b"</rdf:Description></rdf:RDF></x:xmpmeta>"
+    )
+    kept = metadata.without(packet, "http://ns.adobe.com/camera-raw-settings/1.0/")
+    assert b"Exposure2012" not in kept
+    assert b"ToneCurve" not in kept
+    assert b'dc:format="image/dng"' in kept

@@ -206,6 +206,8 @@ def read(data: bytes, *, max_pixels: int = MAX_PIXELS, allow_truncated: bool = F
         told = colour.unlike_srgb(picture.cicp)
         if told and not picture.icc:
             picture.notes.append(f"its colours ({told}) are taken for sRGB")
+        if name == "jpeg" and not picture.icc and metadata.says_adobe_rgb(picture.exif):
+            picture.notes.append("its colours (Adobe RGB, by its EXIF) are taken for sRGB")
     except MediaError:
         raise
     except DECODER_ERRORS as error:
@@ -279,6 +281,8 @@ def losses(picture: Picture, format: str) -> list[str]:  # noqa: A002
         found += [f"{name} is too large and is lost" for name in jpeg.too_large(written)]
     if format == "gif":
         found += gif.losses(picture)
+    if picture.photoshop and not row.iptc and metadata.has_paths(picture.photoshop):
+        found.append("Photoshop's paths are lost")
     if lost:
         found.append(f"{', '.join(lost)} {'are' if len(lost) > 1 else 'is'} lost")
     if picture.format != format and picture.format in CALLED:
@@ -387,8 +391,11 @@ def _keeps_profile(picture: Picture, row: Format) -> bool:
     first = picture.frames[0]
     if picture.icc is None:
         return True
-    if colour.space(picture.icc) == "gray" and not (row.grey and first.ndim == 2):
-        return False
+    if colour.space(picture.icc) == "gray":
+        # AVIF's grey has no alpha, and comes back as RGB.
+        with_alpha = row.alpha and not row.bits and first.ndim == 3 and first.shape[2] == 2
+        if not (row.grey and (first.ndim == 2 or with_alpha)):
+            return False
     return row.icc and not (picture.linear and "float32" not in row.depths)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from html import escape
 
 import numpy as np
@@ -62,6 +63,19 @@ def has_orientation(exif: bytes | None) -> bool:
         return False
 
 
+def says_adobe_rgb(exif: bytes | None) -> bool:
+    """Whether the EXIF block tells the colours of Adobe RGB, as cameras do without a profile."""
+    try:
+        block = Block(exif or b"")
+        at: int | None = block.offset(block.first)
+        for pointer in (tiffblock.EXIF_IFD, tiffblock.INTEROP_IFD):
+            at = block.child(at, pointer) if at else None
+        index = block.find(at, 1) if at else None
+        return index is not None and block.value(index).data[:3] == b"R03"
+    except MediaError:
+        return False
+
+
 def upright(frame: Array, turn: int) -> Array:
     """(H, W) or (H, W, C) pixels as a camera held by EXIF orientation ``turn`` saw them."""
     if turn in (5, 6, 7, 8):
@@ -83,8 +97,9 @@ def renewed_exif(exif: bytes, width: int, height: int) -> bytes:
     first = next(chain, 0)
     if not first:
         return exif
-    for directory in chain:
-        _blank_thumbnail(block, directory)
+    with suppress(MediaError):  # a thumbnail that is damaged: the link to it is cut in any case
+        for directory in chain:
+            _blank_thumbnail(block, directory)
     link = block.next_at(first)
     if link + block.width <= len(block.data):
         block.data[link : link + block.width] = bytes(block.width)
@@ -101,7 +116,9 @@ def _blank_thumbnail(block: Block, directory: int) -> None:
     """Zeros over a thumbnail, which is cut off where it is the end of the block."""
     offset = block.integer(block.find(directory, tiffblock.THUMBNAIL_OFFSET))
     length = block.integer(block.find(directory, tiffblock.THUMBNAIL_LENGTH))
-    if not offset or not length or offset + length > len(block.data) or directory >= offset:
+    if not offset or not length or offset + length > len(block.data):
+        return
+    if offset <= directory < offset + length:  # or it would be overwritten itself
         return
     if offset + length == len(block.data):
         del block.data[offset:]
@@ -149,6 +166,12 @@ def _drop(xmp: bytes, namespace: str, name: bytes = rb"[\w.-]+") -> bytes:
         xmp = re.sub(rb"<" + key + rb"(?:\s[^<>]*)?/>", b"", xmp)
         xmp = re.sub(rb"\s" + key + rb"\s*=\s*(?:\"[^\"]*\"|'[^']*')", b"", xmp)
     return xmp
+
+
+def without(xmp: bytes, namespace: str) -> bytes:
+    """The packet without anything of a namespace; itself where it cannot be changed."""
+    xmp = as_utf8(xmp)
+    return _drop(xmp, namespace) if is_utf8_xmp(xmp) else xmp
 
 
 def _drop_elements(xmp: bytes, key: bytes) -> bytes:
@@ -289,6 +312,11 @@ def split_photoshop(block: bytes) -> tuple[bytes | None, bytes | None]:
         elif number not in PHOTOSHOP_THUMBNAILS:
             others += whole
     return iptc, others or None
+
+
+def has_paths(block: bytes) -> bool:
+    """Whether there are paths, such as one to clip by, among Photoshop resources."""
+    return any(2000 <= number < 3000 for number, _, _ in resources(block))
 
 
 def join_photoshop(iptc: bytes | None, others: bytes | None) -> bytes | None:

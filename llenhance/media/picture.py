@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from ..pixels import Array
 if TYPE_CHECKING:
     from .tiffblock import Tags
 
+# How a video begins that a phone put behind a picture.
+VIDEO = re.compile(rb"\0\0\0.ftyp(?:mp4|isom|iso\d|qt|avc|M4V|3gp|MSNV)|MotionPhoto_Data", re.S)
 MAX_PIXELS = 268_000_000
 MAX_FRAMES = 10_000
 
@@ -77,14 +80,15 @@ class Picture:
         if not rest.strip(b"\0\r\n"):
             return
         what = "data were"
-        if rest.lstrip(b"\0")[:3] == b"\xff\xd8\xff":
-            what = "previews were"
-        elif b"ftyp" in rest[:64] or b"MotionPhoto_Data" in rest[:64]:
+        if VIDEO.search(rest):  # behind a gain map, too
             what = "a video was"
+        elif any("gain map" in note for note in self.notes):
+            return
+        elif rest.lstrip(b"\0")[:3] == b"\xff\xd8\xff":
+            what = "previews were"
         elif rest[:2] == data[:2]:
             what = "more pictures were"
-        if not any("gain map" in note for note in self.notes):
-            self.notes.append(f"behind the picture, {what} dropped ({len(rest)} bytes)")
+        self.notes.append(f"behind the picture, {what} dropped ({len(rest)} bytes)")
 
 
 @dataclass(frozen=True)

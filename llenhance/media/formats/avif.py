@@ -61,6 +61,8 @@ def read(data: bytes, limits: Limits) -> Picture:
     picture.frames = [metadata.upright(frame, turn) for frame in picture.frames]
     if meta.gain_map:
         picture.notes.append("a gain map was dropped (it was made for the dark picture)")
+    for what in dict.fromkeys(meta.others):
+        picture.notes.append(f"{what} beside the picture was dropped")
     metadata.renew(picture)
     return picture
 

@@ -19,18 +19,18 @@ from ..tiffblock import Block
 from . import isobmff
 from .avif import widened
 from .codecs import DECODER_ERRORS, quiet, reason
-from .tiff import DNG, STRUCTURE
+from .tiff import DNG, DNG_VERSION, STRUCTURE, SUB_IFDS
 
 # The first bytes of raw formats that are TIFF in all but their magic number.
 DISGUISED = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0")
+CAMERA_RAW = "http://ns.adobe.com/camera-raw-settings/1.0/"
 NOISE = b"unknown file:"  # how LibRaw's lines begin for a picture from memory
 CFA, LINEAR_RAW = 32803, 34892  # photometric interpretations of a sensor's values
-DNG_VERSION, SUB_IFDS = 50706, 330
 
 
 def is_raw_tiff(data: bytes) -> bool:
     """Whether a file that begins like a TIFF is a camera's: it holds a sensor's values."""
-    if data[8:10] == b"CR":
+    if data[8:10] == b"CR" or data[8:12] in (b"IIII", b"MMMM"):  # Canon; Phase One
         return True
     try:
         block = Block(data)
@@ -72,6 +72,8 @@ def read_heif(data: bytes, limits: Limits) -> Picture:
     picture.frames = [np.array(pixels)]
     if meta.gain_map:
         picture.notes.append("a gain map was dropped (it was made for the dark picture)")
+    for what in dict.fromkeys(meta.others):
+        picture.notes.append(f"{what} beside the picture was dropped")
     if len(file) > 1:
         picture.notes.append(f"only the main one of {len(file)} pictures is read")
     metadata.renew(picture)
@@ -154,7 +156,8 @@ def _raw_metadata(picture: Picture, data: bytes) -> None:
         picture.notes.append("the metadata of this kind of raw file is not read")
         return
     xmp = tags.main.pop(tiffblock.XMP, None)
-    picture.xmp = xmp.data if xmp else None
+    # How it is to be developed, which it is by now.
+    picture.xmp = metadata.without(xmp.data, CAMERA_RAW) if xmp else None
     skip = STRUCTURE | {tiffblock.IPTC, tiffblock.PHOTOSHOP}
     tags.main = {n: t for n, t in tags.main.items() if n not in skip and n not in DNG}
     picture.exif = tiffblock.build(tags)

@@ -14,6 +14,10 @@ UNSPECIFIED = (2, 2)  # primaries and transfer of a file that does not tell them
 GAIN_MAPS = (b"tmap", b"urn:com:apple:photo:2020:aux:hdrgainmap", b"21496")
 
 
+ALPHA = (b"auxiliary:alpha", b"auxid:1")
+DEPTH = (b"auxiliary:depth", b"auxid:2")
+
+
 @dataclass
 class Meta:
     """What the meta box tells of the primary picture."""
@@ -25,6 +29,7 @@ class Meta:
     exif: bytes | None = None
     xmp: bytes | None = None
     gain_map: bool = False
+    others: list[str] = field(default_factory=list)  # what else is in the file
 
 
 def brand(head: bytes) -> str | None:
@@ -53,6 +58,8 @@ def _parse(data: bytes) -> Meta:
     if meta is None:
         raise MediaError("is damaged: it has no meta box")
     found = Meta()
+    if any(kind == b"mpvd" for kind, _, _ in boxes(data)):
+        found.others.append("a video")
     items: dict[int, bytes] = {}
     places: dict[int, list[tuple[int, int]]] = {}
     inside = b""
@@ -83,7 +90,7 @@ def _parse(data: bytes) -> Meta:
             skip = struct.unpack_from(">I", block)[0]
             found.exif = block[4 + skip :] if skip < len(block) else None
             found.exif = found.exif and found.exif.removeprefix(b"Exif\0\0")
-        elif kind == b"mime" and found.xmp is None and b"xmpmeta" in block:
+        elif kind == b"mime" and found.xmp is None and (b"xmpmeta" in block or b"rdf:RDF" in block):
             found.xmp = block
     return found
 
@@ -151,6 +158,9 @@ def _properties(found: Meta, data: bytes, at: int, end: int) -> None:
             found.cicp = None if numbers[:2] == UNSPECIFIED else numbers
         elif kind == b"auxC" and any(name in body for name in GAIN_MAPS):
             found.gain_map = True
+        elif kind == b"auxC" and not any(name in body for name in ALPHA):
+            what = "a depth map" if any(name in body for name in DEPTH) else "a matte"
+            found.others.append(what)
 
 
 def with_metadata(data: bytes, exif: bytes | None, xmp: bytes | None, icc: bytes | None) -> bytes:

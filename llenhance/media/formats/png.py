@@ -22,6 +22,7 @@ from .codecs import Opener, opencv_decode, opencv_encode, pillow_array
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 XMP_KEY = b"XML:com.adobe.xmp"
 RAW_PROFILE = b"Raw profile type "
+XMP_PREFIX = b"http://ns.adobe.com/xap/1.0/\0"  # as in a JPEG
 MAX_TEXT = 64 << 20  # bytes that a compressed text or profile may grow to
 # Chunks that follow from the pixels, or that the writer makes itself.
 OWN = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT", b"iCCP", b"eXIf"}
@@ -38,6 +39,7 @@ SRGB = {
     (b"gAMA", struct.pack(">I", 45455)),
     (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)),
 }
+NEARLY = 500  # of 100,000, by which writers round and no eye tells
 CREDENTIALS = b"caBX"
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
@@ -134,6 +136,7 @@ def read(data: bytes, limits: Limits) -> Picture:
         limits.damaged("it ends before its last chunk")
         picture.truncated = True
     picture.drop_rest(data, end)
+    _tell_colours(picture)
     if any(kind == b"fcTL" for kind, _ in pixels):
         picture.frames, picture.durations = _animation(header, pixels, limits, picture)
     else:
@@ -169,6 +172,21 @@ def _sort(picture: Picture, kind: bytes, body: bytes) -> None:
         picture.notes.append(f"a damaged {kind.decode('latin-1')} chunk was dropped")
 
 
+def _tell_colours(picture: Picture) -> None:
+    """Say so where gamma and primaries, which nothing here goes by, are not those of sRGB."""
+    if picture.icc or picture.cicp or any(kind == b"sRGB" for kind, _ in picture.carried):
+        return
+    usual = dict(SRGB)
+    odd = []
+    for kind, body in picture.carried:
+        if kind in usual and len(body) == len(usual[kind]):
+            numbers, wanted = (np.frombuffer(b, ">u4").astype(int) for b in (body, usual[kind]))
+            if np.abs(numbers - wanted).max() > NEARLY:
+                odd.append(kind.decode("ascii"))
+    if odd:
+        _note(picture, f"its colours ({', '.join(odd)}) are taken for sRGB")
+
+
 def _note(picture: Picture, text: str) -> None:
     if text not in picture.notes:
         picture.notes.append(text)
@@ -189,13 +207,17 @@ def _raw_profile(picture: Picture, kind: bytes, body: bytes) -> None:
     block = bytes.fromhex(b"".join(text.split()[2:]).decode("ascii"))
     if name in (b"exif", b"app1") and block.startswith(b"Exif\0\0") and picture.exif is None:
         picture.exif = block[6:]
+    elif name == b"app1" and block.startswith(XMP_PREFIX) and picture.xmp is None:
+        picture.xmp = block.removeprefix(XMP_PREFIX)
     elif name == b"xmp" and picture.xmp is None:
         picture.xmp = block
     elif name in (b"iptc", b"8bim"):
         start = block.find(b"8BIM")
         picture.iptc, picture.photoshop = metadata.split_photoshop(block[max(start, 0) :])
-    elif name in (b"icc", b"icm") and picture.icc is None:
-        picture.icc = block
+    elif name in (b"icc", b"icm"):
+        picture.icc = picture.icc or block
+    elif name not in (b"exif", b"app1", b"xmp"):
+        picture.carried.append((kind, body))
 
 
 def _still(

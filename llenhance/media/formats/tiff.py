@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ MINISWHITE, MINISBLACK, RGB, PALETTE, CMYK, YCBCR = 0, 1, 2, 3, 5, 6
 COLOURS = {MINISWHITE: 1, MINISBLACK: 1, RGB: 3, PALETTE: 1, CMYK: 4, YCBCR: 3}
 LOSSLESS = {"NONE", "LZW", "ADOBE_DEFLATE", "DEFLATE", "PACKBITS", "ZSTD", "LZMA"}
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
+SUB_IFDS, DNG_VERSION, CREDENTIALS = 330, 50706, 52545
 
 # Tags that tell how the pixels are stored, or that only fit the pixels that were: size, bits,
 # compression, strips and tiles, planes, predictor, transfer curves, palettes, YCbCr, old JPEG;
@@ -43,10 +45,11 @@ def read(data: bytes, limits: Limits) -> Picture:
 
     picture = Picture([], "tiff")
     block = Block(data)
-    directories = list(block.directories())
+    directories = _directories(block, limits, picture)
     wanted = _wanted(block, directories, picture)
     _check_headers(block, [directories[n] for n in wanted], limits)
     profiles: list[bytes | None] = []
+    straight = False  # whether alpha is on its own in any page
     try:
         with quiet(), tifffile.TiffFile(io.BytesIO(data)) as file:
             for number in wanted:
@@ -55,16 +58,34 @@ def read(data: bytes, limits: Limits) -> Picture:
                 frame = _page(page, data, limits, picture)
                 colour.usable(picture, 1 if frame.ndim == 2 else frame.shape[2])
                 profiles.append(picture.icc)
+                alpha = frame.ndim == 3 and frame.shape[2] in (2, 4)
+                straight |= alpha and list(page.extrasamples[:1]) != [1]
                 picture.frames.append(frame)
                 picture.pages.append(_tags(block, directories[number], picture))
     except MediaError:
         raise
     except DECODER_ERRORS as error:
         raise MediaError(f"is damaged: {reason(error)}") from None
+    picture.premultiplied &= not straight  # one way for all pages: the one that loses nothing
     _agree(picture, profiles)
     _turn_pages(picture)
     picture.notes = list(dict.fromkeys(picture.notes))  # of several pages, often the same
     return picture
+
+
+def _directories(block: Block, limits: Limits, picture: Picture) -> list[int]:
+    """The offsets of all directories; raises MediaError for a chain that leads to none."""
+    found: list[int] = []
+    try:
+        for at in block.directories():
+            block.entries(at)
+            found.append(at)
+    except MediaError as error:
+        if not found:
+            raise
+        limits.damaged(f"after page {len(found)} it {error}")
+        picture.truncated = True
+    return found
 
 
 def _agree(picture: Picture, profiles: list[bytes | None]) -> None:
@@ -86,6 +107,8 @@ def _wanted(block: Block, directories: list[int], picture: Picture) -> list[int]
     if not pages:
         if not directories:
             raise MediaError("is a TIFF without a page")
+        if block.find(directories[0], SUB_IFDS):
+            raise MediaError("is a TIFF with its picture beside a thumbnail, which is not read")
         pages = list(range(len(directories)))
     elif len(pages) < len(kinds):
         picture.notes.append("smaller copies or masks beside the pages were dropped")
@@ -119,7 +142,8 @@ def _page(page: Any, data: bytes, limits: Limits, picture: Picture) -> Array:
         raise MediaError("is a TIFF of YCbCr samples, which are not read")
     counts = page.databytecounts
     ends = [at + size for at, size in zip(page.dataoffsets, counts, strict=False)]
-    if not ends or max(ends) > len(data) or not all(counts):
+    missing = len(ends) < math.prod(page.chunked)  # which tifffile fills with black
+    if not ends or missing or max(ends) > len(data) or not all(counts):
         limits.damaged("its pixels reach beyond its end")
         picture.truncated = True
     # (planes, depth, height, width, samples) is tifffile's normal form.
@@ -133,6 +157,8 @@ def _page(page: Any, data: bytes, limits: Limits, picture: Picture) -> Array:
         picture.compression = page.compression.name
         picture.predictor = int(page.predictor) != 1
         picture.depth = int(page.bitspersample)
+    elif planes.dtype == np.float32:  # all floats are written alike
+        picture.depth = max(picture.depth or 0, int(page.bitspersample))
     # One sample more is alpha where no kind is told, as OpenCV writes it. Of kind 0 it is none:
     # near infrared, depth, a spot colour.
     extras = [int(kind) for kind in page.extrasamples]
@@ -170,7 +196,7 @@ def _full_range(planes: Array, bits: int, *, palette: bool) -> Array:
         return planes.astype(np.float32)
     if kind not in (np.uint8, np.uint16):
         raise MediaError(f"is a TIFF with samples of type {kind}, which is not read")
-    native = planes.astype(kind.newbyteorder("="))
+    native = planes.astype(kind.newbyteorder("="), copy=False)
     if bits < 8 * kind.itemsize and not palette:
         return spread(native, 2**bits - 1, native.dtype)
     return native
@@ -195,10 +221,14 @@ def _tags(block: Block, directory: int, picture: Picture) -> Tags:
     tags = block.tags(directory)
     if LAYERS in tags.main:
         picture.notes.append("Photoshop layers were dropped (they hold the dark picture)")
+    if CREDENTIALS in tags.main:
+        note = "content credentials were dropped (they are signed for the original)"
+        picture.notes.append(note)
+    raw = DNG if DNG_VERSION in tags.main else ()
     tags.main = {
         number: tag
         for number, tag in tags.main.items()
-        if number not in STRUCTURE and number != LAYERS and number not in DNG
+        if number not in STRUCTURE and number not in (LAYERS, CREDENTIALS) and number not in raw
     }
     resources = tags.main.pop(tiffblock.PHOTOSHOP, None)
     if not picture.pages:
@@ -272,7 +302,8 @@ def write(picture: Picture, writing: Writing) -> bytes:
                     frame = multiplied(frame, picture) if picture.premultiplied else frame
                     extra["extrasamples"] = [1 if picture.premultiplied else 2]
                 if frame.dtype == np.float32 and picture.depth == 16:
-                    frame = frame.astype(np.float16)
+                    most = np.finfo(np.float16).max  # else more light would become infinite
+                    frame = np.clip(frame, -most, most).astype(np.float16)
                 file.write(
                     frame,
                     photometric="rgb" if channels > 2 else "minisblack",

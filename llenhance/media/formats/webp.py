@@ -15,6 +15,7 @@ from ..picture import Limits, Picture, Writing
 from .codecs import DECODER_ERRORS, Opener, pillow_array, reason
 
 QUALITY = 90  # of a lossy picture: WebP does not tell how it was coded
+LARGE = 178_956_970  # pixels beyond which Pillow takes any picture for an attack
 ICC_FLAG, ALPHA_FLAG, EXIF_FLAG, XMP_FLAG, ANIMATION_FLAG = 0x20, 0x10, 0x08, 0x04, 0x02
 
 
@@ -78,7 +79,10 @@ def read(data: bytes, limits: Limits) -> Picture:
         raise MediaError("is a WebP without a picture in it")
     limits.check(*size, frames=max(1, len(durations)))
     picture.lossless = b"VP8L" in coded and b"VP8 " not in coded
-    picture.frames = _frames(data, limits, picture, max(1, len(durations)))
+    if not durations and size[0] * size[1] > LARGE:
+        picture.frames = [_large(data, limits)]
+    else:
+        picture.frames = _frames(data, limits, picture, max(1, len(durations)))
     picture.durations = durations or None
     return picture
 
@@ -87,6 +91,18 @@ def _frames(data: bytes, limits: Limits, picture: Picture, count: int) -> list[A
     opener = Opener(lambda: WebPImagePlugin.WebPImageFile(io.BytesIO(data)))
 
     return [pillow_array(opener, limits, picture, frame=number) for number in range(count)]
+
+
+def _large(data: bytes, limits: Limits) -> Array:
+    """A still picture that Pillow refuses to decode, whatever one's own limit is."""
+    import imagecodecs
+
+    try:
+        frame: Array = imagecodecs.webp_decode(data)
+    except DECODER_ERRORS as error:
+        limits.damaged(reason(error))
+        raise MediaError(f"is damaged: {reason(error)}") from None
+    return frame
 
 
 def write(picture: Picture, writing: Writing) -> bytes:
