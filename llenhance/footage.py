@@ -20,6 +20,7 @@ from .ends import Source
 from .engines import available_threads
 from .errors import Appeared, LLEnhanceError, MediaError, Refusal
 from .media import files, videos
+from .media.video.places import find
 from .pipelining import QUEUED, BoundedExecutor, prefetch
 from .pixels import Array
 from .plan import Job
@@ -352,8 +353,13 @@ class _Work:
         )
 
         def finished() -> list[str]:
+            end = first + pieces.frames
             pieces.remove()
-            return pieces.notes
+            beyond = [number for number, _ in find(target) if number >= end]
+            if not beyond:
+                return pieces.notes
+            left = f"pictures {beyond[0]} to {beyond[-1]} are of an earlier run, and still there"
+            return [*pieces.notes, left]
 
         return self._in_pieces(pieces, finished)
 

@@ -335,6 +335,16 @@ def test_numbered_pictures_of_another_run_are_not_mixed(
     assert all(changed)
 
 
+def test_numbered_pictures_that_a_longer_run_left_are_named(
+    pictures: tuple[Path, Path],
+) -> None:
+    source, pattern = pictures
+    _, err = command(source, "-o", pattern, *MODEL, "--end", "1", "--restart", pieces=40)
+    last = len(names(pattern.parent))
+    said = f"pictures 26 to {last} are of an earlier run, and still there"
+    assert said in " ".join(err.split())
+
+
 def test_numbered_pictures_that_are_touched_are_done_again_from_there(
     pictures: tuple[Path, Path],
 ) -> None:
@@ -678,6 +688,25 @@ def test_a_preview_is_a_strip_of_five_frames_and_no_video(tmp_path: Path, suffix
     words = ("--preview", "--on-exists", "rename")
     command(source, "-o", tmp_path / "out.mp4", *MODEL, *words)
     assert names(tmp_path) == sorted([source.name, "out.preview.png", "out.preview-1.png"])
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mkv"])
+def test_pieces_of_prores_say_which_one_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setattr(segments, "FRAMES", 8)
+    source = clips.clip(tmp_path / "in.mkv", frames=20, codec="ffv1", pix_fmt="yuv444p10le")
+    target = tmp_path / f"out{suffix}"
+    choice = footage.Choice(codec="prores", stabilize="off")
+    report = Report(-1)
+    footage.enhance(
+        *(Job(source, target, "video", "lightweight"), lambda image: image, 1, choice, report),
+        recipe="",
+        overwrite=False,
+    )
+    assert report.failures == []
+    with av.open(str(target)) as container:
+        assert container.streams.video[0].codec_context.codec_tag == "ap4h"
 
 
 def test_a_preview_has_a_name_of_its_own_or_a_videos(tmp_path: Path) -> None:

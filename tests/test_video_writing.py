@@ -1203,6 +1203,46 @@ def test_the_streams_of_a_cut_lie_beside_each_other(tmp_path: Path, suffix: str)
     assert max(runs) <= 4
 
 
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4"])
+def test_a_subtitle_ends_with_the_cut(tmp_path: Path, suffix: str) -> None:
+    """Or the file would be as long as the subtitle."""
+    source = clips.clip(tmp_path / "in.mkv", frames=50, subtitles=[(0.5, 30.0, "long")])
+    target = tmp_path / f"out{suffix}"
+    through(source, target, cut=(0, 1.0), preset="ultrafast")
+    with av.open(str(target)) as container:
+        for stream in container.streams.subtitles:
+            shown = [p for p in container.demux(stream) if p.size]
+            assert all((p.pts + (p.duration or 0)) * p.time_base <= 1.01 for p in shown)
+
+
+def test_damaged_sound_takes_only_itself(tmp_path: Path) -> None:
+    """MP4 looks into the AAC of a recording, and refuses what makes no sense."""
+    source = clips.clip(tmp_path / "in.ts", frames=50, audio=["aac"])
+    data = bytearray(source.read_bytes())
+    heads = [at for at in range(len(data) - 1) if data[at] == 0xFF and data[at + 1] == 0xF1]
+    for at in heads[3:6]:
+        data[at + 3] &= 0xFC  # so short that it would end within its own head
+        data[at + 4] = 0
+        data[at + 5] &= 0x1F
+    source.write_bytes(data)
+    _, writer = through(source, tmp_path / "out.mp4", preset="ultrafast")
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 50
+        assert container.streams.audio
+    (told,) = writer.dropped
+    assert re.fullmatch(r"\d damaged packets of .*aac.* left out", told)
+
+
+def test_a_cut_has_no_time_code_of_the_whole(tmp_path: Path) -> None:
+    source = clips.clip(tmp_path / "in.mov", frames=50, tags={"timecode": "01:00:00:00"})
+    told = "the time code is dropped: it is of the source's first frame"
+    _, writer = through(source, tmp_path / "out.mov", cut=(1.0, None), preset="ultrafast")
+    assert told in writer.dropped
+    assert videos.probe(tmp_path / "out.mov").tags.get("timecode") is None
+    _, writer = through(source, tmp_path / "whole.mov", preset="ultrafast")
+    assert writer.dropped == []
+
+
 def test_a_subtitle_on_screen_at_the_cut_stays_on_screen(tmp_path: Path) -> None:
     source = clips.clip(
         tmp_path / "in.mkv",

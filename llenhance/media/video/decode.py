@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -12,19 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import MediaError
-from .joined import continuous, may_be_joined
+from .joined import STEP, continuous, may_be_joined
 from .opening import reason
 
 
-def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
+def decode(
+    container: Any, stream: Any, tell: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[int, Any]]:
     """(pts, frame) in presentation order; (pts, None) for a frame that could not be decoded.
+
+    ``tell`` is told at the end of frames that were left out because their times step back.
 
     A packet whose frame does not come out counts as lost only after the decoder complained:
     without a complaint it was meant to be invisible (VP8 reference frames), or it refers to what
     comes before a clip that was cut out of a longer one, and no player shows it.
     """
     expected = _Numbered(stream) if container.format.name == "avi" else _Expected()
-    following = 0
+    following = behind = 0
     latest: int | None = None
     joined = may_be_joined(container)
     packets = continuous(container, stream) if joined else container.demux(stream)
@@ -50,7 +54,9 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
             step = frame.duration or round(1 / ((stream.average_rate or 25) * stream.time_base))
             following = pts + max(1, step)
             if latest is not None and pts < latest:
-                continue  # after damage a decoder may give a frame late; its time has passed
+                # After damage a decoder may give a frame late. More is another clock.
+                behind += (latest - pts) * stream.time_base > STEP
+                continue
             latest = pts
             for lost in expected.passed(pts):
                 yield lost, None
@@ -59,6 +65,8 @@ def decode(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
             yield pts, frame
     for lost in expected.rest():
         yield lost, None
+    if behind:
+        tell(f"{behind} frames are left out: their times lie before those of earlier ones")
 
 
 class _Expected:

@@ -42,6 +42,8 @@ def join(
             context = stream.codec_context
             if plan.container in ("mp4", "mov") and context.name == "hevc":
                 context.codec_tag = "hvc1"
+            if context.name.startswith("prores"):  # the tag tells which ProRes it is
+                context.codec_tag = template.codec_context.codec_tag
             # Not all parts tell it, and Matroska then has no place for how long a frame lasts.
             context.framerate = source.frame_rate
             # NUT, which FFV1's parts are in, does not tell these, and neither does FFV1.

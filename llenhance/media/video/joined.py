@@ -13,7 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 _FORMATS = ("mpegts", "mpeg")
-_STEP = Fraction(1, 2)  # seconds that a time has to lie back for a part to begin
+STEP = Fraction(1, 2)  # seconds that a time has to lie back for a part to begin
 _FAR = 10  # seconds between two pictures that make the time of the later one doubtful
 _ON = 1  # seconds between packets of a sound that goes on
 _MOST = 500  # packets that wait for the pictures of their part
@@ -61,7 +61,7 @@ def continuous(container: Any, video: Any, others: Iterable[Any] = ()) -> Iterat
         time = packet.dts * packet.time_base
         shift = nearest(time)
         index, so_far = packet.stream.index, end()
-        steps_back = time + shift < latest.get(index, time + shift) - _STEP
+        steps_back = time + shift < latest.get(index, time + shift) - STEP
         ahead = so_far is not None and time + shift >= so_far + _FAR
         if (steps_back or ahead) and len(waiting) < _MOST:
             return False
@@ -74,10 +74,10 @@ def continuous(container: Any, video: Any, others: Iterable[Any] = ()) -> Iterat
         """A packet of ``video``, moved; ``begins``: a part begins with it."""
         nonlocal shifts, now, began, step, heard
         time = packet.dts * packet.time_base
-        if now is not None and (begins or time + shifts[-1] < now - _STEP):
+        if now is not None and (begins or time + shifts[-1] < now - STEP):
             shifts = [shifts[-1], now - time]
             heard = None
-        elif began is not None and 0 < time + shifts[-1] - began < _STEP:
+        elif began is not None and 0 < time + shifts[-1] - began < STEP:
             step = time + shifts[-1] - began
         began = time + shifts[-1]
         # Not all streams tell how long a picture lasts.
@@ -108,14 +108,14 @@ def continuous(container: Any, video: Any, others: Iterable[Any] = ()) -> Iterat
         else:
             time = packet.dts * packet.time_base + shifts[-1]
             so_far = end()
-            follows = now is None or so_far is None or now - _STEP <= time <= so_far + _FAR
+            follows = now is None or so_far is None or now - STEP <= time <= so_far + _FAR
             if doubtful is not None:
                 apart = (packet.dts - doubtful.dts) * packet.time_base
                 if follows:
                     doubtful.dts = doubtful.pts = None  # as if it had no time
                     yield doubtful
                 else:
-                    yield picture(doubtful, begins=-_STEP <= apart <= _FAR)
+                    yield picture(doubtful, begins=-STEP <= apart <= _FAR)
                 doubtful = None
             elif not follows:
                 doubtful = packet

@@ -143,6 +143,10 @@ def plan_encoding(
     bits = max(component.bits for component in kind.components)
     if bits < source.bit_depth:
         notes.append(f"{source.bit_depth} bits become {bits}, which is what {name} holds")
+    chroma, had = chroma_of(chosen_format), chroma_of(source.pixel_format)
+    if pix_fmt is None and chroma < had:
+        before, now = (":".join(str(number)) for number in (had, chroma))
+        notes.append(f"colours of {before} become {now}, which is what {name} holds")
     if source.alpha:
         notes.append("transparency is dropped")
     width, height = source.width * scale, source.height * scale

@@ -282,7 +282,7 @@ class VideoReader(Scope):
                     container.seek(at, stream=stream)
                 except (av.error.FFmpegError, OSError):
                     return
-            for pts, frame in decode(container, stream):
+            for pts, frame in decode(container, stream, self.notes.append):
                 if frame is not None and (frame.width, frame.height) != size:
                     where = clock(float((pts - self.info.start) * self.info.time_base))
                     raise MediaError(

@@ -44,7 +44,7 @@ def true_tags(tags: Mapping[str, str], strip: bool = False) -> dict[str, str]:
     return {
         key: value
         for key, value in tags.items()
-        if key.lower() not in _OWN_TAGS
+        if key.lower().partition("-")[0] not in _OWN_TAGS  # "BPS-eng", as mkvmerge wrote them
         and not key.lower().startswith(_OWN_PREFIXES)
         and (not strip or key.lower() in _PLAYING)
     }
@@ -90,6 +90,8 @@ class _Copier:
         self.container = stack.enter_context(open_input(file))
         self.dropped: list[str] = []
         self._pairs: dict[int, Any] = {}
+        self._infos = {info.index: info for info in source.streams}
+        self._damaged: dict[int, int] = {}  # packets that were refused, by stream of the output
         self._last: dict[int, int] = {}  # dts of each stream's last packet, in the output's units
         strict = _EQUAL_TIMES not in av.format.Flags(av.ContainerFormat(muxer, "w").flags)
         self._apart = int(strict)  # units that must lie between two packets
@@ -170,6 +172,8 @@ class _Copier:
                 continue
             if cut.end is not None and begin >= cut.end:
                 continue
+            if cut.end is not None and finish > cut.end and packet.stream.type == "subtitle":
+                packet.duration = round((cut.end - begin) / base)
             if begin < cut.begin and not self._hides and packet.stream.index not in self._early:
                 continue  # only MP4's edit lists hold and hide it; others would move all streams
             shift = round(cut.shift / base)
@@ -191,7 +195,18 @@ class _Copier:
             stream = self._pairs[packet.stream.index]
             self._keep_order(packet, stream)
             packet.stream = stream
-            self._out.mux(packet)
+            try:
+                self._out.mux(packet)
+            except av.error.InvalidDataError:  # muxers look into some kinds of sound
+                self._damaged[stream.index] = self._damaged.get(stream.index, 0) + 1
+
+    def damaged(self) -> list[str]:
+        """What could not be copied, as sentences."""
+        infos = {copy.index: self._infos[index] for index, copy in self._pairs.items()}
+        return [
+            f"{count} damaged packet{'s' if count > 1 else ''} of {infos[index]} left out"
+            for index, count in self._damaged.items()
+        ]
 
     def _keep_order(self, packet: Any, stream: Any) -> None:
         """A damaged or joined recording can step back in time, which muxers refuse. They count in
@@ -310,12 +325,20 @@ class Output:
         copier.dropped.clear()
         original = copier.container.streams[self.source.stream]
         self.video.metadata.update(true_tags(original.metadata, self._strip))
+        if not cut.whole:
+            self._drop_time_code()
         self.video.disposition = original.disposition
         chapters = _cut_chapters(copier.container.chapters(), cut)
         if chapters:
             self.file.set_chapters(chapters)
         self._chapters = len(chapters)
         self._copier = copier
+
+    def _drop_time_code(self) -> None:
+        """It is that of the source's first frame."""
+        found = [tags.pop("timecode", None) for tags in (self.video.metadata, self._tags)]
+        if any(found):
+            self.dropped.append("the time code is dropped: it is of the source's first frame")
 
     def mux(self, packets: Iterable[Any]) -> None:
         """Write packets of the video stream, and before each what else is due by then. The last
@@ -344,7 +367,7 @@ class Output:
             self._write_held()
             if self._copier is not None:
                 self._copier.until(None)
-                self.dropped += self._copier.dropped
+                self.dropped += [*self._copier.dropped, *self._copier.damaged()]
             expected = len(self.file.streams)
             self.file.close()
         if self._copier is not None:
