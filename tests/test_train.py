@@ -1,5 +1,6 @@
 """Training: data, losses, recipes, and runs that resume to the bit."""
 
+import copy
 import itertools
 import subprocess
 import sys
@@ -44,6 +45,7 @@ from llenhance.train.data import (
 )
 from llenhance.train.paper import PAPER
 from llenhance.train.recipes import MILD, RECIPES, enlightengan_generator
+from llenhance.train.slopes import QuickPReLU, quickened
 from llenhance.train.unpaired import dark_and_normal
 
 
@@ -144,6 +146,25 @@ def test_a_whole_picture_is_turned_into_the_view(shape, view):
         assert np.ptp(crop[..., 0]) > 0.95  # nothing of it is left out
         corners.add(tuple(crop[0, 0, :2].round().tolist()))
     assert corners == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_quick_prelu_is_torchs(dtype):
+    torch.manual_seed(0)
+    slow = torch.nn.Sequential(torch.nn.PReLU(init=0.3)).to(dtype)
+    quick = quickened(copy.deepcopy(slow))
+    assert type(quick[0]) is QuickPReLU
+    assert quick.state_dict().keys() == slow.state_dict().keys()
+    x = torch.randn(2, 5, 16, 16).to(dtype)
+    given, gradients = torch.randn(2, 5, 16, 16).to(dtype), []
+    for layer in (slow, quick):
+        inner = x.clone().requires_grad_()
+        out = layer(inner)
+        out.backward(given)
+        gradients.append((out, inner.grad, layer[0].weight.grad))
+    tolerance = 1e-5 if dtype == torch.float32 else 0.02
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
 def test_half_of_the_views_stand(data, tmp_path):

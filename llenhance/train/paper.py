@@ -35,6 +35,7 @@ from .recipes import (
     preserved_locally,
     start_normal,
 )
+from .slopes import quickened
 
 # --- DLN ------------------------------------------------------------------------------------------
 
@@ -46,7 +47,7 @@ def dln_modules(off: Off) -> Modules:
     starts at Kaiming's full variance: the darkener of a lightener would then begin with values of
     several hundred.
     """
-    modules: Modules = {"network": DLN(), "darkener": DLN()}
+    modules: Modules = {"network": quickened(DLN()), "darkener": quickened(DLN())}
     if "circle" in off:
         del modules["darkener"]
     return modules

@@ -36,6 +36,7 @@ from .batches import (
     draw_unpaired_and_lit,
 )
 from .data import View
+from .slopes import quickened
 
 Modules = dict[str, Any]  # nn.Module, whose own methods the type checker cannot know
 Losses = dict[str, Tensor]
@@ -325,7 +326,7 @@ RECIPES = {
     "dln": Recipe(
         method="dln",
         summary="nearly whole reduced pictures and full-size crops; L1 + SSIM + block means",
-        build=lambda _off: {"network": DLN()},
+        build=lambda _off: {"network": quickened(DLN())},
         draw=draw_pairs,
         phases=(Phase(("network",), dln_losses),),
         # Colour and exposure are learned from many small steps: hence the smallest views. Edges of
