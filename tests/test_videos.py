@@ -394,8 +394,8 @@ def test_a_late_start_gives_the_same_frames_without_decoding_all(
     decoded: list[int] = []
     real = reading.decode
 
-    def counting(container: Any, stream: Any) -> Iterator[tuple[int, Any]]:
-        for pts, frame in real(container, stream):
+    def counting(*given: Any) -> Iterator[tuple[int, Any]]:
+        for pts, frame in real(*given):
             decoded.append(pts)
             yield pts, frame
 
