@@ -171,7 +171,8 @@ def folder_stages(method: str, source: str, target: str) -> dict[str, Any]:
 def video_stages(method: str, source: str, target: str) -> dict[str, Any]:
     """All frames of a video through each stage, with nothing beside it."""
     from llenhance import load
-    from llenhance.ends import Choice, open_source
+    from llenhance.choice import Choice
+    from llenhance.ends import open_source
     from llenhance.engines import available_threads
     from llenhance.media import videos
     from llenhance.stabilize import Stabilizer
