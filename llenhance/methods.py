@@ -45,6 +45,11 @@ class Method:
     paper: str
     licence: str  # of the code here
 
+    @property
+    def defaults(self) -> dict[str, float]:
+        """Each control's value where the user gives none."""
+        return {control.name: control.default for control in self.controls}
+
     def bytes_per_pixel(self, engine: str, precision: str) -> int:
         """Working memory of an engine for each input pixel at scale 1."""
         return self.memory.get(f"{engine} {precision}", self.memory[engine])

@@ -37,8 +37,7 @@ class StandardInput:
         missing = sys.maxsize if size < 0 else size
         try:
             while missing and not self._left.is_set():
-                waited_for = [descriptor] if descriptor is not None else []
-                if waited_for and not select.select(waited_for, [], [], PATIENCE)[0]:
+                if descriptor is not None and not _has_something(descriptor):
                     continue
                 chunk = file.read1(min(missing, MOST))
                 if not chunk:
@@ -58,3 +57,8 @@ class StandardInput:
             return sys.stdin.fileno()
         except (AttributeError, OSError, ValueError):
             return None
+
+
+def _has_something(descriptor: int) -> bool:
+    """Whether a read would not wait, after ``PATIENCE`` seconds of waiting for that."""
+    return bool(select.select([descriptor], [], [], PATIENCE)[0])

@@ -36,9 +36,9 @@ class OnnxEngine:
 
     def _check_it_runs(self) -> None:
         """Raise DeviceError where the provider starts and then cannot compute."""
-        controls = {control.name: control.default for control in self.method.controls}
         try:
-            self.run(np.zeros((1, 32, 32, 3), np.uint8), self.method.scales[0], controls)
+            small = np.zeros((1, 32, 32, 3), np.uint8)
+            self.run(small, self.method.scales[0], self.method.defaults)
         except Exception as error:  # onnxruntime's own classes share no public base
             raise DeviceError(f"device {self.device}: ONNX Runtime: {_first(error)}") from None
 
@@ -132,8 +132,7 @@ class OnnxEngine:
             return
         # Only at the end of a run does ONNX Runtime give back memory, so it gets a small one.
         small = np.zeros((1, 32, 32, 3), np.uint8)
-        controls = {control.name: control.default for control in self.method.controls}
-        feeds = graphs.feeds(self.method, small, controls) | {"x": to_planes(small)}
+        feeds = graphs.feeds(self.method, small, self.method.defaults) | {"x": to_planes(small)}
         options = self._only_what_is_wanted()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         for session in self.sessions.values():

@@ -70,9 +70,8 @@ class TorchEngine:
     def _run_once(self) -> None:
         """Raise RuntimeError where the device takes the network and then cannot compute it: this
         torch may have no kernels for a GPU that it finds."""
-        controls = {control.name: control.default for control in self.method.controls}
         small = torch.zeros(1, 3, 32, 32, device=self.device)
-        self._through(self._laid(small), self.method.scales[0], controls)[0].cpu()
+        self._through(self._laid(small), self.method.scales[0], self.method.defaults)[0].cpu()
 
     def run(
         self,
