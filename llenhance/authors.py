@@ -106,7 +106,9 @@ def read(method: Method, file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
     except OSError as error:
         raise WeightsError(f"{file}: {error.strerror or error}") from None
     except Exception:  # the unpickler raises many kinds; each means that this is no state dict
-        raise WeightsError(f"{file}: not a checkpoint that is safe to read") from None
+        raise WeightsError(
+            f"{file}: a state dict expected, found a file that is none or not safe to read"
+        ) from None
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise WeightsError(
             f"{file}: a state dict of tensors expected, found {type(state).__name__}"

@@ -62,6 +62,7 @@ class Report:
         self.passed_over = 0
         self.foreign = 0  # of those passed over: the target is not known to the journal
         self.failures: list[tuple[str, str]] = []
+        self.buried = False  # a failure's line is no longer among the last ones
         self.rows: list[dict[str, Any]] = []
         self.warnings: dict[str, list[str]] = {}  # of files that are not yet done
         self.progress: Progress | None = None
@@ -78,6 +79,7 @@ class Report:
     def say(self, line: str, verbosity: int = 1) -> None:
         """A line for people, when they want to hear that much."""
         if self.verbosity >= verbosity:
+            self.buried = bool(self.failures)
             self.console.print(escape(shown(line)))
 
     def warn(self, name: str, line: str) -> None:
@@ -85,6 +87,7 @@ class Report:
         if self.keep:
             self.warnings.setdefault(name, []).append(line)
         if self.verbosity >= 0:
+            self.buried = bool(self.failures)
             self.console.print(f"[yellow]{escape(shown(name))}: {escape(shown(line))}[/]")
 
     def done(
@@ -139,9 +142,13 @@ class Report:
             print(json.dumps(row, ensure_ascii=True), flush=True)
 
     def summary(self) -> None:
-        """The sum at the end of several jobs, and again what failed when it has scrolled away."""
+        """At the end of several jobs: what failed, if other lines came after it, and the sum."""
         if self.finished + self.passed_over + len(self.failures) <= 1 and not self.foreign:
             return
+        if self.buried:
+            self.say("failed:", 0)
+            for source, reason in self.failures:
+                self.say(f"  {source}: {reason}", 0)
         parts = [f"{self.finished} done"]
         if self.passed_over:
             unknown = f" ({self.foreign} not in the journal)" if self.foreign else ""
@@ -149,10 +156,6 @@ class Report:
         if self.failures:
             parts.append(f"{len(self.failures)} failed")
         self.say(", ".join(parts), 0)
-        if self.failures and self.finished + self.passed_over + len(self.failures) > 20:
-            self.say("failed:", 0)
-            for source, reason in self.failures:
-                self.say(f"  {source}: {reason}", 0)
 
     def tracking(self) -> AbstractContextManager[object]:
         """Progress bars while the block runs, on a terminal and unless quiet."""

@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llenhance.report import Report
+
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "LLENHANCE_WEIGHTS"}
 FAST = ("-m", "lightweight", "--device", "cpu")
 TIMEOUT = 300  # seconds
@@ -495,7 +497,28 @@ def test_one_bad_file_does_not_stop_a_folder(tree, tmp_path):
     assert everything(tmp_path / "dir_lightweight") == ["a.jpg", "sub/b.png"]
     assert any(line.startswith("dir/broken.jpg: ") for line in text.splitlines())
     assert any(line.startswith("dir/empty.png: ") for line in text.splitlines())
-    assert text.splitlines()[-1] == "2 done, 2 failed"
+    heading, *failed, total = text.splitlines()[-4:]
+    assert heading == "failed:"
+    assert {line.partition(": ")[0] for line in failed} == {"  dir/broken.jpg", "  dir/empty.png"}
+    assert total == "2 done, 2 failed"
+
+
+def test_what_failed_last_is_not_named_twice(capsys):
+    report = Report()
+    report.done("a", "b", 1.0)
+    report.failed("c", "broken")
+    report.summary()
+    assert capsys.readouterr().err.splitlines() == [
+        "a -> b (1.00 s)", "c: broken", "1 done, 1 failed",
+    ]  # fmt: skip
+
+
+def test_auto_says_what_it_chose(tmp_path):
+    picture(tmp_path / "p.png")
+    for engine in ("auto", "onnx"):
+        command = ("p.png", "-m", "lightweight", "--engine", engine, "-o", f"{engine}.png")
+        said = llenhance(*command, cwd=tmp_path).stderr.decode()
+        assert re.search("^using (openvino|onnx|torch) on ", said, re.MULTILINE), said
 
 
 @pytest.mark.parametrize("kind", ["missing", "dangling", "fifo", "text", "empty folder"])
@@ -770,7 +793,7 @@ def test_weights_import_runs(photo, tmp_path):
     expected = (references.sci(state, x)[0].permute(1, 2, 0) * 255).round().numpy()
     found = np.asarray(Image.open(tmp_path / "out.png"))
     assert np.abs(found - expected).max() <= 1
-    assert "not a checkpoint" in refused(
+    assert "a state dict expected" in refused(
         "weights", "import", "dln", "photo.jpg", "-o", "x.safetensors", cwd=tmp_path
     )
     assert "exists" in refused(

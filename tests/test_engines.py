@@ -80,9 +80,11 @@ def test_the_mild_set_agrees_and_leaves_bright_pictures_nearly_alone(every, rng)
 @pytest.mark.skipif(not real_dark_photos(1), reason="no real photos beside this checkout")
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
 def test_engines_agree_on_real_photos(every, method):
-    for path in real_dark_photos(4):
-        image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)[:251, :301]
-        image = image.astype(np.float32) / 255
+    photos = [cv2.imread(str(path))[..., ::-1] for path in real_dark_photos(40)]
+    for height, width in [*SIZES, (251, 301)]:
+        wide_enough = [p for p in photos if p.shape[0] >= height and p.shape[1] >= width]
+        photo = wide_enough[height % len(wide_enough)]
+        image = photo[-height:, -width:].astype(np.float32) / 255
         for settings in variants(method):
             first, *others = (e.enhance(image, **settings) for e in every(method.name))
             for other in others:
@@ -147,6 +149,35 @@ def test_a_gpu_that_the_driver_sees_but_the_engine_cannot_use_is_refused(monkeyp
         enhancer = load("lightweight", device="auto")
         assert enhancer.device == "cpu"
         assert "cuda" in enhancer.note.lower()
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_auto_on_a_gpu_is_torch_and_onnx_where_torch_has_no_cuda(device, monkeypatch):
+    tried = []
+
+    def opens(works):
+        def open_(method, weights, kind, device, threads, precision):
+            tried.append(f"{kind} {device.partition(':')[0]}")
+            if tried[-1] not in works:
+                raise DeviceError(f"{kind} has no {device}")
+            return kind
+
+        monkeypatch.setattr(engines, "_open", open_)
+        tried.clear()
+        weights = find(METHODS["lightweight"])
+        return engines.open_engine(METHODS["lightweight"], weights, "auto", device, 1, "auto")[0]
+
+    monkeypatch.setattr(engines, "cuda_devices", lambda: 1)
+    monkeypatch.setattr(engines.sys, "platform", "linux")
+    assert opens(["torch cuda", "onnx cuda"]) == "torch"
+    assert tried == ["torch cuda"]
+    assert opens(["onnx cuda", "openvino cpu"]) == "onnx"
+    assert tried == ["torch cuda", "onnx cuda"]
+    if device == "cuda":
+        with pytest.raises(DeviceError, match="torch has no cuda"):
+            opens(["openvino cpu"])
+    else:
+        assert opens(["openvino cpu"]) == "openvino"
 
 
 def test_auto_without_gpu_is_openvino_on_the_cpu(monkeypatch):
@@ -215,10 +246,16 @@ def test_threads_follow_the_environment(monkeypatch):
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not engines.cuda_devices(), reason="no NVIDIA GPU on this machine")
+@pytest.mark.parametrize("engine", ["torch", "onnx"])
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
-def test_gpu_agrees_with_cpu(method, rng):
+def test_gpu_agrees_with_cpu(method, engine, rng):
     image = dark_scene(133, 201, rng).astype(np.float32) / 255
-    gpu = load(method.name, device="cuda", precision="fp32")
+    try:
+        gpu = load(method.name, device="cuda", engine=engine, precision="fp32")
+    except DeviceError as error:
+        if engine == "torch":
+            raise
+        pytest.skip(str(error))  # no CUDA libraries of ONNX Runtime's own version
     assert gpu.device.startswith("cuda")
     for settings in variants(method):
         a = gpu.enhance(image, **settings)

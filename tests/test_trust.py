@@ -87,7 +87,8 @@ def test_a_decoder_that_crashes_takes_one_file_with_it(batch):
     assert "in/2.png: the process crashed (SIGABRT) while decoding it" in lines
     assert "in/4.png: the process crashed (SIGABRT) while decoding it" in lines
     assert lines[-1] == "4 done, 2 failed"
-    assert len(lines) == 7  # and no noise of the crash
+    assert lines[6] == "failed:"
+    assert len(lines) == 10  # six files, the failed once more, and no noise of the crash
     counts = json.loads((batch / "r.json").read_text())["counts"]
     assert counts == {"done": 4, "skipped": 0, "failed": 2, "not done": 0}
     assert leftovers(batch) == []

@@ -108,9 +108,10 @@ def open_engine(
 
     On a CPU, auto is OpenVINO, ONNX Runtime where that cannot be loaded, and torch for weights
     without a graph; only then is torch imported. On a GPU it is torch, which brings its own CUDA
-    libraries. ``precision``, in PRECISIONS: auto is the fastest one that the device has by itself
-    and the method bears (``Method.reduced``). Raises DeviceError when what was asked for cannot be
-    used; only ``device="auto"`` may end up on the CPU, and the second value says so.
+    libraries, and ONNX Runtime for a torch without them. ``precision``, in PRECISIONS: auto is the
+    fastest one that the device has by itself and the method bears (``Method.reduced``). Raises
+    DeviceError when what was asked for cannot be used; only ``device="auto"`` may end up on the
+    CPU, and the second value says so.
     """
     if precision not in PRECISIONS:
         raise DeviceError(f"no precision {precision!r}; there are {', '.join(PRECISIONS)}")
@@ -119,8 +120,7 @@ def open_engine(
     _check_device_name(device)
     if device == "cpu":
         return _open_on_cpu(method, weights, kind, threads, precision), "as asked"
-    kind = "torch" if kind == "auto" else kind
-    return _open(method, weights, kind, device, threads, precision), "as asked"
+    return _open_on_gpu(method, weights, kind, device, threads, precision), "as asked"
 
 
 def device_list(devices: str) -> list[str]:
@@ -151,11 +151,26 @@ def _open_anywhere(
     reason = "no GPU found"
     for device in candidates:
         try:
-            chosen = "torch" if kind == "auto" else kind
-            return _open(method, weights, chosen, device, threads, precision), "GPU found"
+            return _open_on_gpu(method, weights, kind, device, threads, precision), "GPU found"
         except DeviceError as error:
             reason = str(error)
     return _open_on_cpu(method, weights, kind, threads, precision), reason
+
+
+def _open_on_gpu(
+    method: Method, weights: Weights, kind: str, device: str, threads: int, precision: str
+) -> Engine:
+    if kind != "auto":
+        return _open(method, weights, kind, device, threads, precision)
+    try:
+        return _open(method, weights, "torch", device, threads, precision)
+    except DeviceError as error:
+        if device == "mps" or not _has_graph(method, weights):
+            raise
+        try:
+            return _open(method, weights, "onnx", device, threads, precision)
+        except DeviceError:
+            raise error from None  # the one that tells how to mend it
 
 
 def _open_on_cpu(
