@@ -278,6 +278,21 @@ def test_exposures_of_one_scene_are_found_by_their_looks():
     assert len(shown[0] & set("abcd")) == 2  # in turn
 
 
+def test_scenes_that_a_table_names_are_one_whatever_they_look_like():
+    """A webcam by night and by day: lamps where there was dark, and sky where there was light."""
+    night, day, other, third = made(4)
+    dark, bright = [night // 10, other // 10], [day, third]
+    for names, expected in (
+        ([], [2, 2]),
+        (["", "", "", ""], [2, 2]),
+        (["square", "", "square", ""], [1, 2]),  # its one scene in both goes to the normal ones
+        (["square", "", "square", "square"], [1, 2]),
+    ):
+        pools = dark_and_normal(Data(dark=dark, normal=bright, scenes=names))
+        assert [len(pool.pictures) for pool in pools] == expected
+    assert not any(x is dark[0] for x in pools[0].pictures)
+
+
 def test_one_scene_alone_has_nothing_to_be_compared_with():
     (a,) = made(1)
     with pytest.raises(Refusal, match="of different scenes"):

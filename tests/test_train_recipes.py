@@ -443,6 +443,24 @@ def test_unpaired_training_needs_two_scenes_or_dark_pictures(table, tmp_path):
     recipe.draw(read((str(tmp_path / "dark"),)), View(32, 32, 1), np.random.default_rng(0))
 
 
+def test_a_table_of_scenes_goes_by_stems(tmp_path):
+    for n, name in enumerate(("low/a", "high/a", "dark/night", "normal/noon", "normal/else")):
+        t.save(tmp_path / f"{name}.png", t.made(5)[n])
+
+    def read(*rows):
+        table = tmp_path / "s.tsv"
+        table.write_text("\n".join(("stem\tscene\tsplit", *rows)))
+        folders = ((str(tmp_path),), (str(tmp_path / "normal"),), (str(tmp_path / "dark"),))
+        recipe = RECIPES["enlightengan"]
+        return training._read(*folders, None, 22, recipe, table=str(table))
+
+    known = read("night\tsquare\ttrain", "noon\tsquare\ttrain")
+    assert known.scenes == ["square", "", "square"]  # the dark one, then "else" and "noon"
+    assert read().digest() != known.digest()
+    with pytest.raises(Refusal, match="dusk is among no --dark and no --normal"):
+        read("dusk\tsquare\ttrain")
+
+
 # --- what the command refuses and says ------------------------------------------------------------
 
 
@@ -462,6 +480,7 @@ def command(folder, out, *more):
         (["--vgg16", "x"], "lightweight --recipe default compares no features"),
         (["--recipe", "paper", "--vgg16", "nowhere.pth"], "nowhere.pth: No such file"),
         (["--device", "toaster"], "device toaster"),
+        (["--scenes", "x"], "lightweight --recipe default learns from pairs"),
         (["--include-validation", "--validate", "x"], "does not go with --validate"),
         (["--validate", "nowhere"], "nowhere"),
         (["--pairs", "x=nan"], "a weight is a number above 0"),

@@ -33,6 +33,12 @@ if TYPE_CHECKING:
 @click.option("--normal", multiple=True, metavar="DIR", help="Well-exposed pictures.")
 @click.option("--dark", multiple=True, metavar="DIR", help="Dark pictures without a reference.")
 @click.option(
+    "--scenes",
+    metavar="FILE.tsv",
+    help="Stem, scene, split: of --dark and --normal pictures, which are of one scene and do not"
+    " look so. Unpaired training shows no scene both dark and normal.",
+)
+@click.option(
     "--validate",
     metavar="DIR",
     help="Pairs (low/ and high/) to validate on; of a scenes.tsv, its validation scenes.",
@@ -109,6 +115,7 @@ def train(
     pairs: tuple[str, ...],
     normal: tuple[str, ...],
     dark: tuple[str, ...],
+    scenes: str | None,
     validate: str | None,
     validate_pairs: int,
     validate_every: float | None,
@@ -170,6 +177,8 @@ def train(
     if method not in recipes:
         raise Refusal(f"{method} has no {recipe} recipe")
     chosen = leave_out(recipes[method], without)
+    if scenes is not None and not chosen.unpaired:
+        raise Refusal(f"{method} --recipe {recipe} learns from pairs: --scenes is of no use")
     if vgg16 is not None and not chosen.compares_features:
         raise Refusal(f"{method} --recipe {recipe} compares no features: --vgg16 is of no use")
     if batch is not None:
@@ -177,7 +186,7 @@ def train(
     if rate is not None:
         chosen = replace(chosen, rate=rate)
     export.check_usable()  # now, and not when hours of training are over
-    data = _read(pairs, normal, dark, validate, validate_pairs, chosen, include_validation)
+    data = _read(pairs, normal, dark, validate, validate_pairs, chosen, include_validation, scenes)
 
     torch.set_num_threads(threads or parallel.share(available_threads()))
     device = parallel.start(device)
@@ -221,12 +230,13 @@ def _read(
     validate_pairs: int,
     recipe: Recipe,
     include_validation: bool = False,
+    table: str | None = None,
 ) -> Data:
     """Every picture that was named; raises Refusal when the recipe needs others.
 
     What the residual method's synthetic test uses is left out where the recipe spares it.
     """
-    from ..heldout import SYNTHETIC, synthetic_test
+    from ..heldout import SYNTHETIC, scenes, synthetic_test
     from .data import Data, one_per_scene, pictures, read, read_pairs
     from .unpaired import dark_and_normal
 
@@ -249,11 +259,18 @@ def _read(
         unmarked, held_out = read_pairs(Path(validate))
         data.validation = held_out or unmarked
     data.validation = one_per_scene(data.validation, validate_pairs)
+    bright: list[Path] = []
     for folder in normal:
         paths = pictures(Path(folder))
         spared = set(synthetic_test(paths)) if recipe.spares_synthetic_test else set()
-        data.normal += [read(path) for path in paths if path not in spared]
-    data.dark = [read(path) for folder in dark for path in pictures(Path(folder))]
+        bright += [path for path in paths if path not in spared]
+    dim = [path for folder in dark for path in pictures(Path(folder))]
+    data.normal, data.dark = [read(path) for path in bright], [read(path) for path in dim]
+    if table is not None:
+        named = scenes(Path(table))
+        if strange := sorted(named.keys() - {path.stem for path in (*dim, *bright)}):
+            raise Refusal(f"{table}: {strange[0]} is among no --dark and no --normal pictures")
+        data.scenes = [named[p.stem][0] if p.stem in named else "" for p in (*dim, *bright)]
     if not any(all(getattr(data, kind) for kind in kinds) for kinds in recipe.needs):
         wanted = " or ".join(" and ".join(f"--{kind}" for kind in kinds) for kinds in recipe.needs)
         spared_too = f" ({SYNTHETIC} are spared for its synthetic test)"

@@ -54,13 +54,18 @@ class View:
 
 @dataclass(eq=False)  # what is made of it once is remembered by its identity
 class Data:
-    """Everything a recipe draws from. ``shares`` holds one weight for each pair."""
+    """Everything a recipe draws from. ``shares`` holds one weight for each pair.
+
+    ``scenes``, where it is not empty: of each dark and then of each normal picture, the name of its
+    scene, "" where none is known.
+    """
 
     pairs: list[Pair] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     normal: list[Rgb8] = field(default_factory=list)
     dark: list[Rgb8] = field(default_factory=list)
     validation: list[Pair] = field(default_factory=list)
+    scenes: list[str] = field(default_factory=list)
 
     def digest(self) -> str:
         """What tells these pictures from others: their number, names, shares and first rows."""
@@ -69,6 +74,7 @@ class Data:
             sha.update(f"{pair.scene} {pair.name}\n".encode())
             sha.update(pair.low[0].tobytes() + pair.high[0].tobytes())
         sha.update(repr((self.shares, len(self.pairs), len(self.normal))).encode())
+        sha.update("\n".join(self.scenes).encode())
         for image in (*self.normal, *self.dark):
             sha.update(repr(image.shape).encode() + image[0].tobytes())
         return sha.hexdigest()[:16]

@@ -43,13 +43,13 @@ def _ranks(image: Rgb8) -> NDArray[np.float32]:
 def _scenes(data: Data) -> NDArray[np.intp]:
     """A number for each pair, dark and normal picture in turn, equal for those of one scene.
 
-    Of one scene are pairs that say so, and pictures that look so whatever their exposure: data
+    Of one scene are pictures that say so, and those that look so whatever their exposure: data
     sets share photographs, and none of their lists says which.
     """
+    names = [pair.scene for pair in data.pairs]
+    names += data.scenes or [""] * (len(data.dark) + len(data.normal))
     named: dict[str, int] = {}
-    scene = [named.setdefault(pair.scene, n) for n, pair in enumerate(data.pairs)]
-    scene += range(len(scene), len(scene) + len(data.dark) + len(data.normal))
-    number = np.asarray(scene)
+    number = np.asarray([named.setdefault(x, n) if x else n for n, x in enumerate(names)])
     looks = np.stack([_ranks(x) for x in [p.high for p in data.pairs] + data.dark + data.normal])
     for one, other in np.argwhere(np.triu(looks @ looks.T > SAME_SCENE, 1)):
         if number[one] != number[other]:
