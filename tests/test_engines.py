@@ -77,10 +77,14 @@ def test_the_mild_set_agrees_and_leaves_bright_pictures_nearly_alone(every, rng)
     assert (first >= image - 1e-6).all()
 
 
+@pytest.fixture(scope="module")
+def photos():
+    return [cv2.imread(str(path))[..., ::-1] for path in real_dark_photos(40)]
+
+
 @pytest.mark.skipif(not real_dark_photos(1), reason="no real photos beside this checkout")
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
-def test_engines_agree_on_real_photos(every, method):
-    photos = [cv2.imread(str(path))[..., ::-1] for path in real_dark_photos(40)]
+def test_engines_agree_on_real_photos(every, photos, method):
     for height, width in [*SIZES, (251, 301)]:
         wide_enough = [p for p in photos if p.shape[0] >= height and p.shape[1] >= width]
         photo = wide_enough[height % len(wide_enough)]

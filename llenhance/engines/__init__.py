@@ -165,7 +165,7 @@ def _open_on_gpu(
     try:
         return _open(method, weights, "torch", device, threads, precision)
     except DeviceError as error:
-        if device == "mps" or not _has_graph(method, weights):
+        if not _has_graph(method, weights):
             raise
         try:
             return _open(method, weights, "onnx", device, threads, precision)

@@ -270,7 +270,7 @@ def _read(
         named = scenes(Path(table))
         if strange := sorted(named.keys() - {path.stem for path in (*dim, *bright)}):
             raise Refusal(f"{table}: {strange[0]} is among no --dark and no --normal pictures")
-        data.scenes = [named[p.stem][0] if p.stem in named else "" for p in (*dim, *bright)]
+        data.scenes = [named.get(p.stem, ("",))[0] for p in (*dim, *bright)]
     if not any(all(getattr(data, kind) for kind in kinds) for kinds in recipe.needs):
         wanted = " or ".join(" and ".join(f"--{kind}" for kind in kinds) for kinds in recipe.needs)
         spared_too = f" ({SYNTHETIC} are spared for its synthetic test)"
